@@ -1,0 +1,176 @@
+"""Compile the kernels: fastadv._C (schemas, CPU) and fastadv._C_cuda (CUDA), both on LibTorch's stable ABI.
+
+What is built depends on the tools at hand, and one line says which it was:
+
+    a C++ compiler, nvcc and a CUDA build of torch    CPU and CUDA kernels (no GPU needed)
+    a C++ compiler                                    CPU kernels
+    none                                              nothing: fastadv runs on its PyTorch reference
+
+A tool that is missing is left out; a tool that is there and fails stops the build. Environment variables:
+
+    FASTADV_BUILD         auto (default), or exactly cuda, cpu or reference: an error where that is impossible
+    CXX                   the C++ compiler (default: the first of c++, g++, clang++ on PATH)
+    CUDA_HOME             the CUDA toolkit (default: the one behind the nvcc on PATH, then /usr/local/cuda)
+    TORCH_CUDA_ARCH_LIST  such as "8.0 9.0+PTX", or "native" for the GPUs of this machine
+    MAX_JOBS              how many compilers to run at once
+"""
+
+import json
+import os
+import re
+import shlex
+import shutil
+import subprocess
+from glob import glob
+from importlib.util import find_spec
+from pathlib import Path
+from typing import ClassVar
+
+import setuptools
+from setuptools.command.build import build
+
+ARCHS = ("7.5", "8.0", "8.6", "8.9", "9.0", "10.0", "12.0")
+STABLE_ABI = "-DTORCH_TARGET_VERSION=0x020b000000000000"  # that of torch 2.11, the oldest one supported
+# a*b+c is never contracted into one rounding: CPU, CUDA and reference are to agree bit for bit.
+CXX_FLAGS = ["-O3", "-fvisibility=hidden", "-ffp-contract=off", "-Wall", STABLE_ABI]
+NVCC_FLAGS = ["-O3", "-fmad=false", "-lineinfo", "--threads=2", "-Xcompiler=-fvisibility=hidden,-Wall"]
+NVCC_FLAGS += [STABLE_ABI, "-DUSE_CUDA"]  # USE_CUDA opens the stable ABI's way to the current stream
+
+
+def find_compiler() -> str | None:
+    """The C++ compiler: $CXX where it is set, else the first of the usual names on PATH."""
+    names = [os.environ["CXX"]] if os.environ.get("CXX") else ["c++", "g++", "clang++"]
+    return next((name for name in names if shutil.which(shlex.split(name)[0])), None)
+
+
+def find_cuda_home() -> Path | None:
+    """The CUDA toolkit as nvcc itself names it: the nvcc on PATH may be a wrapper that lives elsewhere."""
+    home = os.environ.get("CUDA_HOME")
+    candidates = [f"{home}/bin/nvcc"] if home else ["nvcc", "/usr/local/cuda/bin/nvcc"]
+    nvcc = next(filter(None, map(shutil.which, candidates)), None)
+    if nvcc is None:
+        return None
+    command = [nvcc, "--dryrun", "-x", "cu", os.devnull]
+    steps = subprocess.run(command, capture_output=True, text=True, check=False).stderr
+    top = re.search(r"^#\$ TOP=(.+)$", steps, re.MULTILINE)
+    if top is None or not Path(top[1], "bin/nvcc").is_file():
+        raise SystemExit(f"fastadv: {nvcc} --dryrun names no CUDA toolkit: mend it, or set FASTADV_BUILD=cpu")
+    return Path(top[1]).resolve()
+
+
+def choose_archs(cuda_home: Path) -> str:
+    """TORCH_CUDA_ARCH_LIST, else those of ARCHS that this nvcc knows, with PTX of the last for later GPUs."""
+    if wanted := os.environ.get("TORCH_CUDA_ARCH_LIST"):
+        return wanted
+    known = subprocess.check_output([cuda_home / "bin/nvcc", "--list-gpu-arch"], text=True).split()
+    return " ".join(arch for arch in ARCHS if "compute_" + arch.replace(".", "") in known) + "+PTX"
+
+
+def choose_build(torch_cuda: str | None) -> tuple[str, str, Path | None]:
+    """What to build (cuda, cpu or reference), why not more, and with which CUDA toolkit."""
+    wanted = os.environ.get("FASTADV_BUILD") or "auto"
+    if wanted not in ("auto", "cuda", "cpu", "reference"):
+        raise SystemExit(f"fastadv: FASTADV_BUILD must be auto, cuda, cpu or reference, got {wanted!r}")
+    possible, why, cuda_home = "cuda", "", None
+    if find_compiler() is None:
+        possible, why = (
+            "reference",
+            f"no C++ compiler: {os.environ.get('CXX') or 'c++, g++, clang++'} not found",
+        )
+    elif torch_cuda is None:
+        possible, why = "cpu", "this torch is not a CUDA build"
+    elif wanted in ("auto", "cuda") and (cuda_home := find_cuda_home()) is None:
+        possible, why = "cpu", f"no nvcc in {os.environ.get('CUDA_HOME') or 'PATH or /usr/local/cuda'}"
+    if wanted == "auto":
+        return possible, why, cuda_home
+    if wanted == "cuda" != possible or (wanted == "cpu" and possible == "reference"):
+        raise SystemExit(f"fastadv: FASTADV_BUILD={wanted} is impossible here: {why}")
+    return wanted, f"FASTADV_BUILD={wanted}", cuda_home
+
+
+def pip_cuda_includes() -> list[str]:
+    """Headers of pip's CUDA packages, searched last: a toolkit may lack some that torch's headers name."""
+    nvidia = find_spec("nvidia")
+    roots = nvidia.submodule_search_locations if nvidia else None
+    return [
+        f"-Xcompiler=-idirafter{path}" for root in roots or () for path in sorted(glob(f"{root}/*/include"))
+    ]
+
+
+def describe(level: str, why: str, archs: str, cuda_home: Path | None) -> str:
+    """The one line that says what was built."""
+    if level == "cuda":
+        return f"fastadv: built the CPU kernels and the CUDA kernels for {archs} with {cuda_home}"
+    built = {"cpu": "the CPU kernels only", "reference": "no kernels, only the PyTorch reference"}[level]
+    return f"fastadv: built {built} ({why})"
+
+
+def main() -> None:
+    """Choose what to build and hand it to setuptools, which reads the metadata from pyproject.toml."""
+    if find_spec("torch") is None:
+        raise SystemExit("fastadv: first install torch>=2.11, then: pip install --no-build-isolation .")
+    if tuple(map(int, setuptools.__version__.split(".")[:2])) < (70, 1):
+        found = setuptools.__version__
+        raise SystemExit(f"fastadv: needs setuptools>=70.1, found {found}: pip install -U setuptools ninja")
+    import torch
+
+    level, why, cuda_home = choose_build(torch.version.cuda)
+    archs = choose_archs(cuda_home) if cuda_home else ""
+    if compiler := find_compiler():
+        os.environ["CXX"] = compiler
+    if cuda_home:  # before the import below, which reads it
+        os.environ.update(CUDA_HOME=str(cuda_home), TORCH_CUDA_ARCH_LIST=archs)
+    from torch.utils.cpp_extension import BuildExtension, CppExtension, CUDAExtension
+
+    headers = glob("csrc/**/*.h", recursive=True) + glob("csrc/**/*.cuh", recursive=True)
+    extensions = []
+    if level != "reference":
+        extensions.append(
+            CppExtension(
+                "fastadv._C",
+                ["csrc/ops.cpp", *sorted(glob("csrc/cpu/*.cpp"))],
+                include_dirs=[os.path.abspath("csrc")],
+                depends=headers,
+                extra_compile_args=CXX_FLAGS,
+                py_limited_api=True,
+            )
+        )
+    if level == "cuda":
+        extensions.append(
+            CUDAExtension(
+                "fastadv._C_cuda",
+                sorted(glob("csrc/cuda/*.cu")),
+                include_dirs=[os.path.abspath("csrc")],
+                depends=headers,
+                extra_compile_args={"nvcc": NVCC_FLAGS + pip_cuda_includes()},
+                py_limited_api=True,
+            )
+        )
+
+    class BuildKernels(BuildExtension):
+        """Build the extensions, leave no older ones beside them, and say what was built."""
+
+        def run(self) -> None:
+            package = Path(self.get_ext_fullpath("fastadv._C")).parent
+            built = {Path(self.get_ext_fullpath(extension.name)) for extension in self.extensions}
+            for stale in set(package.glob("_C*.so")) - built:
+                stale.unlink()
+            super().run()
+            package.mkdir(parents=True, exist_ok=True)
+            (package / "_build.json").write_text(json.dumps({"build": level, "cuda_archs": archs}) + "\n")
+            print(describe(level, why, archs, cuda_home))
+
+    class Build(build):
+        """Run build_ext even where there is nothing to compile: it says so."""
+
+        sub_commands: ClassVar = [("build_py", None), ("build_ext", None)]
+
+    setuptools.setup(
+        ext_modules=extensions,
+        cmdclass={"build": Build, "build_ext": BuildKernels},
+        options={"bdist_wheel": {"py_limited_api": "cp311"}} if extensions else {},
+    )
+
+
+if __name__ == "__main__":
+    main()
