@@ -21,12 +21,15 @@ import re
 import shlex
 import shutil
 import subprocess
+from collections.abc import Callable
+from dataclasses import dataclass
 from glob import glob
 from importlib.util import find_spec
 from pathlib import Path
 from typing import ClassVar
 
 import setuptools
+from setuptools import Distribution, Extension
 from setuptools.command.build import build
 
 ARCHS = ("7.5", "8.0", "8.6", "8.9", "9.0", "10.0", "12.0")
@@ -35,6 +38,26 @@ STABLE_ABI = "-DTORCH_TARGET_VERSION=0x020b000000000000"  # that of torch 2.11, 
 CXX_FLAGS = ["-O3", "-fvisibility=hidden", "-ffp-contract=off", "-Wall", STABLE_ABI]
 NVCC_FLAGS = ["-O3", "-fmad=false", "-lineinfo", "--threads=2", "-Xcompiler=-fvisibility=hidden,-Wall"]
 NVCC_FLAGS += [STABLE_ABI, "-DUSE_CUDA"]  # USE_CUDA opens the stable ABI's way to the current stream
+
+
+@dataclass
+class Plan:
+    """What to build ("cuda", "cpu" or "reference"), why not more, and for CUDA with what."""
+
+    level: str
+    why: str
+    cuda_home: Path | None = None
+    archs: str = ""
+
+    def __str__(self) -> str:
+        """The one line that says what was built."""
+        if self.level == "cuda":
+            return (
+                f"fastadv: built the CPU kernels, and the CUDA kernels for {self.archs} with {self.cuda_home}"
+            )
+        if self.level == "cpu":
+            return f"fastadv: built the CPU kernels only ({self.why})"
+        return f"fastadv: built no kernels, so it runs on its PyTorch reference ({self.why})"
 
 
 def find_compiler() -> str | None:
@@ -58,6 +81,17 @@ def find_cuda_home() -> Path | None:
     return Path(top[1]).resolve()
 
 
+def check_cuda_version(cuda_home: Path, torch_cuda: str) -> None:
+    """Refuse a toolkit of another major version than torch's: the two do not link."""
+    version = subprocess.check_output([cuda_home / "bin/nvcc", "--version"], text=True)
+    release = "".join(re.findall(r"release (\d+)\.", version))
+    if release != torch_cuda.split(".")[0]:
+        raise SystemExit(
+            f"fastadv: torch was built with CUDA {torch_cuda}, but {cuda_home} is CUDA {release}: "
+            "set CUDA_HOME to a matching toolkit, or FASTADV_BUILD=cpu"
+        )
+
+
 def choose_archs(cuda_home: Path) -> str:
     """TORCH_CUDA_ARCH_LIST, else those of ARCHS that this nvcc knows, with PTX of the last for later GPUs."""
     if wanted := os.environ.get("TORCH_CUDA_ARCH_LIST"):
@@ -66,26 +100,27 @@ def choose_archs(cuda_home: Path) -> str:
     return " ".join(arch for arch in ARCHS if "compute_" + arch.replace(".", "") in known) + "+PTX"
 
 
-def choose_build(torch_cuda: str | None) -> tuple[str, str, Path | None]:
-    """What to build (cuda, cpu or reference), why not more, and with which CUDA toolkit."""
+def choose(torch_cuda: str | None) -> Plan:
+    """The most that the tools at hand allow, or what FASTADV_BUILD asks for; `torch_cuda` is torch's CUDA."""
     wanted = os.environ.get("FASTADV_BUILD") or "auto"
     if wanted not in ("auto", "cuda", "cpu", "reference"):
         raise SystemExit(f"fastadv: FASTADV_BUILD must be auto, cuda, cpu or reference, got {wanted!r}")
-    possible, why, cuda_home = "cuda", "", None
+    if wanted == "reference":
+        return Plan("reference", "FASTADV_BUILD=reference")
     if find_compiler() is None:
-        possible, why = (
-            "reference",
-            f"no C++ compiler: {os.environ.get('CXX') or 'c++, g++, clang++'} not found",
-        )
+        plan = Plan("reference", f"no C++ compiler: {os.environ.get('CXX') or 'c++, g++, clang++'} not found")
+    elif wanted == "cpu":
+        plan = Plan("cpu", "FASTADV_BUILD=cpu")
     elif torch_cuda is None:
-        possible, why = "cpu", "this torch is not a CUDA build"
-    elif wanted in ("auto", "cuda") and (cuda_home := find_cuda_home()) is None:
-        possible, why = "cpu", f"no nvcc in {os.environ.get('CUDA_HOME') or 'PATH or /usr/local/cuda'}"
-    if wanted == "auto":
-        return possible, why, cuda_home
-    if wanted == "cuda" != possible or (wanted == "cpu" and possible == "reference"):
-        raise SystemExit(f"fastadv: FASTADV_BUILD={wanted} is impossible here: {why}")
-    return wanted, f"FASTADV_BUILD={wanted}", cuda_home
+        plan = Plan("cpu", "this torch is not a CUDA build")
+    elif (cuda_home := find_cuda_home()) is None:
+        plan = Plan("cpu", f"no nvcc in {os.environ.get('CUDA_HOME') or 'PATH or /usr/local/cuda'}")
+    else:
+        check_cuda_version(cuda_home, torch_cuda)
+        plan = Plan("cuda", "", cuda_home, choose_archs(cuda_home))
+    if wanted not in ("auto", plan.level):
+        raise SystemExit(f"fastadv: FASTADV_BUILD={wanted} is impossible here: {plan.why}")
+    return plan
 
 
 def pip_cuda_includes() -> list[str]:
@@ -97,58 +132,47 @@ def pip_cuda_includes() -> list[str]:
     ]
 
 
-def describe(level: str, why: str, archs: str, cuda_home: Path | None) -> str:
-    """The one line that says what was built."""
-    if level == "cuda":
-        return f"fastadv: built the CPU kernels and the CUDA kernels for {archs} with {cuda_home}"
-    built = {"cpu": "the CPU kernels only", "reference": "no kernels, only the PyTorch reference"}[level]
-    return f"fastadv: built {built} ({why})"
-
-
 def main() -> None:
     """Choose what to build and hand it to setuptools, which reads the metadata from pyproject.toml."""
     if find_spec("torch") is None:
         raise SystemExit("fastadv: first install torch>=2.11, then: pip install --no-build-isolation .")
-    if tuple(map(int, setuptools.__version__.split(".")[:2])) < (70, 1):
+    if tuple(map(int, setuptools.__version__.split(".")[:2])) < (77, 0):
         found = setuptools.__version__
-        raise SystemExit(f"fastadv: needs setuptools>=70.1, found {found}: pip install -U setuptools ninja")
+        raise SystemExit(f"fastadv: needs setuptools>=77.0.3, found {found}: pip install -U setuptools ninja")
     import torch
 
-    level, why, cuda_home = choose_build(torch.version.cuda)
-    archs = choose_archs(cuda_home) if cuda_home else ""
+    plan = choose(torch.version.cuda)
     if compiler := find_compiler():
         os.environ["CXX"] = compiler
-    if cuda_home:  # before the import below, which reads it
-        os.environ.update(CUDA_HOME=str(cuda_home), TORCH_CUDA_ARCH_LIST=archs)
-    from torch.utils.cpp_extension import BuildExtension, CppExtension, CUDAExtension
+    if plan.cuda_home:
+        os.environ.update(CUDA_HOME=str(plan.cuda_home), TORCH_CUDA_ARCH_LIST=plan.archs)
+    from torch.utils.cpp_extension import BuildExtension, CppExtension, CUDAExtension  # reads CUDA_HOME
 
-    headers = glob("csrc/**/*.h", recursive=True) + glob("csrc/**/*.cuh", recursive=True)
+    def extension(
+        kind: Callable[..., Extension], name: str, sources: list[str], **flags: list[str]
+    ) -> Extension:
+        return kind(
+            name,
+            sources,
+            include_dirs=[os.path.abspath("csrc")],
+            depends=[path for path in glob("csrc/**", recursive=True) if path.endswith((".h", ".cuh"))],
+            extra_compile_args=flags,
+            py_limited_api=True,
+        )
+
     extensions = []
-    if level != "reference":
-        extensions.append(
-            CppExtension(
-                "fastadv._C",
-                ["csrc/ops.cpp", *sorted(glob("csrc/cpu/*.cpp"))],
-                include_dirs=[os.path.abspath("csrc")],
-                depends=headers,
-                extra_compile_args=CXX_FLAGS,
-                py_limited_api=True,
-            )
-        )
-    if level == "cuda":
-        extensions.append(
-            CUDAExtension(
-                "fastadv._C_cuda",
-                sorted(glob("csrc/cuda/*.cu")),
-                include_dirs=[os.path.abspath("csrc")],
-                depends=headers,
-                extra_compile_args={"nvcc": NVCC_FLAGS + pip_cuda_includes()},
-                py_limited_api=True,
-            )
-        )
+    if plan.level != "reference":
+        sources = ["csrc/ops.cpp", *sorted(glob("csrc/cpu/*.cpp"))]
+        extensions.append(extension(CppExtension, "fastadv._C", sources, cxx=CXX_FLAGS))
+    if plan.level == "cuda":
+        sources, flags = sorted(glob("csrc/cuda/*.cu")), NVCC_FLAGS + pip_cuda_includes()
+        extensions.append(extension(CUDAExtension, "fastadv._C_cuda", sources, nvcc=flags))
 
     class BuildKernels(BuildExtension):
         """Build the extensions, leave no older ones beside them, and say what was built."""
+
+        def __init__(self, distribution: Distribution) -> None:
+            super().__init__(distribution, use_ninja=bool(extensions))
 
         def run(self) -> None:
             package = Path(self.get_ext_fullpath("fastadv._C")).parent
@@ -157,8 +181,8 @@ def main() -> None:
                 stale.unlink()
             super().run()
             package.mkdir(parents=True, exist_ok=True)
-            (package / "_build.json").write_text(json.dumps({"build": level, "cuda_archs": archs}) + "\n")
-            print(describe(level, why, archs, cuda_home))
+            (package / "_build.json").write_text(json.dumps({"build": plan.level, "cuda_archs": plan.archs}))
+            print(plan)
 
     class Build(build):
         """Run build_ext even where there is nothing to compile: it says so."""

@@ -1,0 +1,72 @@
+# Development commands. `make demo` and `make test` alone do all the set-up on a fresh machine.
+
+PYTHON ?= python3
+PIP := .venv/bin/pip --disable-pip-version-check
+# The tools in .venv (ninja among them) come first on PATH, as if it were activated.
+IN_VENV := PATH="$(CURDIR)/.venv/bin:$$PATH"
+CXX_FILES = $$(find csrc tests/emulation -name '*.cpp' -o -name '*.cu' -o -name '*.cuh' -o -name '*.h')
+
+define BUILD
+mkdir -p build
+echo "Building the kernels"
+$(IN_VENV) python setup.py build_ext --inplace > build/log.txt 2>&1 || { cat build/log.txt; exit 1; }
+grep '^fastadv:' build/log.txt
+touch .venv/built
+endef
+
+.PHONY: help demo test bench gpu lint format build clean
+
+help:
+	@echo "make demo    break a real ImageNet classifier, and show it"
+	@echo "make test    run the tests"
+	@echo "make bench   measure the kernels against PyTorch on this machine's CPU"
+	@echo "make gpu     build, test and measure on this machine's GPU, with the PyTorch of PYTHON=python3"
+	@echo "make lint    check style and types; make format mends what can be mended"
+	@echo "make build   build the kernels again, for instance after installing a compiler"
+	@echo "make clean   remove what was built; the virtual environment .venv stays"
+
+demo: .venv/built
+	@$(IN_VENV) fastadv demo
+
+test: .venv/built
+	@$(IN_VENV) pytest
+
+bench: .venv/built
+	@$(IN_VENV) pytest benchmarks
+
+gpu:
+	@$(PYTHON) benchmarks/gpu.py
+
+lint: .venv/installed
+	@$(IN_VENV) ruff check .
+	@$(IN_VENV) ruff format --check .
+	@$(IN_VENV) mypy
+	@$(IN_VENV) clang-format --dry-run --Werror $(CXX_FILES)
+
+format: .venv/installed
+	@$(IN_VENV) ruff check --fix .
+	@$(IN_VENV) ruff format .
+	@$(IN_VENV) clang-format -i $(CXX_FILES)
+
+build: .venv/installed
+	@$(BUILD)
+
+# The directories count as well: a file added or removed changes them.
+.venv/built: .venv/installed setup.py $(shell find csrc)
+	@$(BUILD)
+
+# fastadv itself is installed without kernels, which the next step builds in place and reports on.
+.venv/installed: pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and \
+	    "fastadv needs Python 3.11 or later, and $(PYTHON) is " + sys.version.split()[0] + ": make PYTHON=python3.12")'
+	@echo "Setting up .venv: PyTorch is a large download and takes some minutes"
+	@$(PYTHON) -m venv .venv
+	@$(PIP) install --quiet --upgrade pip
+	@$(PIP) install --quiet --group dev
+	@$(PIP) install --quiet --no-deps torchattacks==3.5.1
+	@FASTADV_BUILD=reference $(PIP) install --quiet --no-build-isolation --editable '.[examples,test]'
+	@touch $@
+
+clean:
+	rm -rf build dist *.egg-info fastadv/*.so fastadv/_build.json .venv/built
+	rm -rf .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks
