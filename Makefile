@@ -1,7 +1,7 @@
 # Development commands. `make demo` and `make test` alone do all the set-up on a fresh machine.
 
 PYTHON ?= python3
-PIP := .venv/bin/pip --disable-pip-version-check
+PIP := .venv/bin/pip install --disable-pip-version-check -qq
 # The tools in .venv (ninja among them) come first on PATH, as if it were activated.
 IN_VENV := PATH="$(CURDIR)/.venv/bin:$$PATH"
 CXX_FILES = $$(find csrc tests/emulation -name '*.cpp' -o -name '*.cu' -o -name '*.cuh' -o -name '*.h')
@@ -61,10 +61,10 @@ build: .venv/installed
 	    "fastadv needs Python 3.11 or later, and $(PYTHON) is " + sys.version.split()[0] + ": make PYTHON=python3.12")'
 	@echo "Setting up .venv: PyTorch is a large download and takes some minutes"
 	@$(PYTHON) -m venv .venv
-	@$(PIP) install --quiet --upgrade pip
-	@$(PIP) install --quiet --group dev
-	@$(PIP) install --quiet --no-deps torchattacks==3.5.1
-	@FASTADV_BUILD=reference $(PIP) install --quiet --no-build-isolation --editable '.[examples,test]'
+	@$(PIP) 'pip>=25.1'
+	@$(PIP) --group dev
+	@FASTADV_BUILD=reference $(PIP) --no-build-isolation --editable '.[examples,test]'
+	@$(PIP) --no-deps torchattacks==3.5.1
 	@touch $@
 
 clean:
