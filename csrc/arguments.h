@@ -1,0 +1,178 @@
+// What every operator does with its tensors before a kernel sees pointers: checks, layout, dtype.
+//
+// Uses only LibTorch's stable ABI, so one build serves every torch from 2.11 on.
+#pragma once
+
+#include <torch/csrc/stable/library.h>
+#include <torch/csrc/stable/ops.h>
+#include <torch/csrc/stable/tensor.h>
+#include <torch/headeronly/core/ScalarType.h>
+
+#include <algorithm>
+#include <limits>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "kernels/scalar.cuh"
+
+namespace fastadv {
+
+using torch::headeronly::ScalarType;
+using torch::stable::Tensor;
+
+constexpr double kInf = std::numeric_limits<double>::infinity();
+
+inline std::string shape_of(const Tensor& tensor) {
+  std::string text = "[";
+  for (int64_t d = 0; d < tensor.dim(); ++d) text += (d ? ", " : "") + std::to_string(tensor.size(d));
+  return text + "]";
+}
+
+inline bool same_shape(const Tensor& a, const Tensor& b) {
+  if (a.dim() != b.dim()) return false;
+  for (int64_t d = 0; d < a.dim(); ++d) {
+    if (a.size(d) != b.size(d)) return false;
+  }
+  return true;
+}
+
+/// The batch: dimension 0 counts samples, all others together are one sample.
+struct Batch {
+  int64_t rows;
+  int64_t cols;
+};
+
+inline Batch batch_of(const char* op, const char* name, const Tensor& tensor) {
+  STD_TORCH_CHECK(tensor.dim() >= 1, "fastadv::", op, ": ", name,
+                  " must have a batch dimension, got a scalar");
+  const int64_t rows = tensor.size(0);
+  return {rows, rows == 0 ? 0 : tensor.numel() / rows};
+}
+
+inline void check_like(const char* op, const char* name, const Tensor& tensor, const char* model_name,
+                       const Tensor& model) {
+  STD_TORCH_CHECK(same_shape(tensor, model), "fastadv::", op, ": ", name, " must have the shape of ",
+                  model_name, ", ", shape_of(model), ", got ", shape_of(tensor));
+  STD_TORCH_CHECK(tensor.scalar_type() == model.scalar_type(), "fastadv::", op, ": ", name,
+                  " must have the dtype of ", model_name);
+  STD_TORCH_CHECK(tensor.device() == model.device(), "fastadv::", op, ": ", name,
+                  " must be on the device of ", model_name);
+}
+
+/// eps and step_size: shape [] or [B], float32 (float64 for float64 samples), on the samples'
+/// device; a scalar may stay on the CPU, where it is read without waiting for a GPU.
+template <class C>
+inline PerSample<C> per_sample(const char* op, const char* name, const Tensor& value, const Tensor& samples) {
+  constexpr auto dtype = sizeof(C) == 8 ? ScalarType::Double : ScalarType::Float;
+  STD_TORCH_CHECK(value.scalar_type() == dtype, "fastadv::", op, ": ", name, " must be ",
+                  sizeof(C) == 8 ? "float64 for float64 samples" : "float32");
+  if (value.dim() == 0 && value.is_cpu()) return {nullptr, 0, *value.const_data_ptr<C>()};
+  STD_TORCH_CHECK(value.device() == samples.device(), "fastadv::", op, ": ", name,
+                  " must be on the samples' device");
+  if (value.dim() == 0) return {value.const_data_ptr<C>(), 0, C(0)};
+  STD_TORCH_CHECK(value.dim() == 1 && value.size(0) == samples.size(0), "fastadv::", op, ": ", name,
+                  " must have shape [] or [", samples.size(0), "], got ", shape_of(value));
+  return {value.const_data_ptr<C>(), value.stride(0), C(0)};
+}
+
+/// An optional [B] tensor of flags or numbers, made contiguous; keep it alive while it is used.
+inline std::optional<Tensor> per_row(const char* op, const char* name, const std::optional<Tensor>& value,
+                                     ScalarType dtype, const Tensor& samples) {
+  if (!value.has_value()) return std::nullopt;
+  STD_TORCH_CHECK(value->dim() == 1 && value->size(0) == samples.size(0), "fastadv::", op, ": ", name,
+                  " must have shape [", samples.size(0), "], got ", shape_of(*value));
+  STD_TORCH_CHECK(value->scalar_type() == dtype, "fastadv::", op, ": ", name, " must be ",
+                  dtype == ScalarType::Bool ? "bool" : "int64");
+  STD_TORCH_CHECK(value->device() == samples.device(), "fastadv::", op, ": ", name,
+                  " must be on the samples' device");
+  return torch::stable::contiguous(*value);
+}
+
+inline void check_seed(const char* op, const Tensor& seed, const Tensor& samples) {
+  STD_TORCH_CHECK(seed.dim() == 1 && seed.size(0) == 2 && seed.scalar_type() == ScalarType::Long,
+                  "fastadv::", op, ": seed must be int64 of shape [2] (key, offset), got shape ",
+                  shape_of(seed));
+  STD_TORCH_CHECK(seed.device() == samples.device() && seed.is_contiguous(), "fastadv::", op,
+                  ": seed must be contiguous and on the samples' device");
+}
+
+inline void check_norm(const char* op, double norm) {
+  STD_TORCH_CHECK(norm == kInf || norm == 2.0, "fastadv::", op, ": norm must be inf or 2, got ", norm);
+}
+
+/// Whether memory holds the samples one after the other without gaps, in whatever order inside a
+/// sample. Then a kernel needs no strides: channels_last is as good as contiguous.
+inline bool is_flat(const Tensor& tensor) {
+  std::vector<std::pair<int64_t, int64_t>> dims;  // stride, size
+  for (int64_t d = 0; d < tensor.dim(); ++d) {
+    if (tensor.size(d) != 1) dims.emplace_back(tensor.stride(d), tensor.size(d));
+  }
+  if (tensor.numel() == 0) return true;
+  std::sort(dims.begin(), dims.end());
+  int64_t expected = 1;
+  for (const auto& [stride, size] : dims) {
+    if (stride != expected) return false;
+    expected *= size;
+  }
+  return tensor.size(0) == 1 || tensor.stride(0) == tensor.numel() / tensor.size(0);
+}
+
+inline bool same_strides(const Tensor& a, const Tensor& b) {
+  for (int64_t d = 0; d < a.dim(); ++d) {
+    if (a.size(d) != 1 && a.stride(d) != b.stride(d)) return false;
+  }
+  return true;
+}
+
+/// `tensor` with the strides of `layout`: itself, or a copy.
+inline Tensor arranged_like(const Tensor& tensor, const Tensor& layout) {
+  if (same_strides(tensor, layout)) return tensor;
+  Tensor copy = torch::stable::empty_like(layout);
+  torch::stable::copy_(copy, tensor);
+  return copy;
+}
+
+/// Runs kernel(flat) where flat shares `out`'s layout if that is flat, else on a contiguous stand-in
+/// whose result is then copied to `out`. `out` is uninitialised unless `reads_out`.
+template <class Kernel>
+inline void with_flat_output(Tensor& out, bool reads_out, const Kernel& kernel) {
+  if (is_flat(out)) return kernel(out);
+  Tensor flat = torch::stable::empty_like(torch::stable::contiguous(out));
+  if (reads_out) torch::stable::copy_(flat, out);
+  kernel(flat);
+  torch::stable::copy_(out, flat);
+}
+
+template <class T>
+struct TypeTag {
+  using type = T;
+};
+
+/// body(TypeTag<T>) for the element type; Half and BFloat16 are fastadv's own bit patterns.
+template <class Body>
+inline void dispatch(const char* op, const Tensor& tensor, const Body& body) {
+  switch (tensor.scalar_type()) {
+    case ScalarType::Float:
+      return body(TypeTag<float>{});
+    case ScalarType::Double:
+      return body(TypeTag<double>{});
+    case ScalarType::Half:
+      return body(TypeTag<Half>{});
+    case ScalarType::BFloat16:
+      return body(TypeTag<BFloat16>{});
+    default:
+      STD_TORCH_CHECK(false, "fastadv::", op, ": dtype must be float32, float64, float16 or bfloat16");
+  }
+}
+
+template <class T>
+inline const T* read_ptr(const Tensor& tensor) {
+  return static_cast<const T*>(tensor.const_data_ptr());
+}
+template <class T>
+inline T* write_ptr(const Tensor& tensor) {
+  return static_cast<T*>(tensor.mutable_data_ptr());
+}
+
+}  // namespace fastadv

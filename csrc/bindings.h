@@ -1,0 +1,151 @@
+// Each operator once, for every backend: checks its tensors, arranges them in memory, and hands a
+// Kernel plain pointers. A backend's file defines
+//   struct Kernel { template <class T> static void run(const <Op>Args<T>&, double norm, const Tensor& out);
+//   };
+// and registers the functions below with it.
+#pragma once
+
+#include "arguments.h"
+#include "kernels/args.cuh"
+
+namespace fastadv {
+
+/// The tensors and scalars of a PGD step as the schema has them.
+struct PgdStepCall {
+  const char* op;
+  const Tensor& x_adv;
+  const Tensor& x;
+  const Tensor& grad;
+  const Tensor& eps;
+  const Tensor& step_size;
+  double norm;
+  double lower;
+  double upper;
+  bool steepest;
+  const std::optional<Tensor>& active;
+
+  void check() const {
+    check_like(op, "x", x, "x_adv", x_adv);
+    check_like(op, "grad", grad, "x_adv", x_adv);
+    check_norm(op, norm);
+  }
+
+  /// Writes the step from `from` to `out`, which is flat and may be `from`.
+  template <class T, class Kernel>
+  void run(const Tensor& from, const Tensor& out) const {
+    using C = Compute<T>;
+    const Batch batch = batch_of(op, "x_adv", out);
+    const auto eps_of = per_sample<C>(op, "eps", eps, out);
+    const auto step_size_of = per_sample<C>(op, "step_size", step_size, out);
+    const auto flags = per_row(op, "active", active, ScalarType::Bool, out);
+    if (out.numel() == 0) return;
+    const Tensor start = arranged_like(from, out), centre = arranged_like(x, out),
+                 slope = arranged_like(grad, out);
+    const PgdStepArgs<T> args{write_ptr<T>(out),
+                              read_ptr<T>(start),
+                              read_ptr<T>(centre),
+                              read_ptr<T>(slope),
+                              eps_of,
+                              step_size_of,
+                              flags ? read_ptr<bool>(*flags) : nullptr,
+                              static_cast<C>(lower),
+                              static_cast<C>(upper),
+                              steepest,
+                              batch.rows,
+                              batch.cols};
+    Kernel::template run<T>(args, norm, out);
+  }
+};
+
+template <class Kernel>
+Tensor pgd_step(const Tensor& x_adv, const Tensor& x, const Tensor& grad, const Tensor& eps,
+                const Tensor& step_size, double norm, double lower, double upper, bool steepest,
+                const std::optional<Tensor>& active) {
+  const PgdStepCall call{"pgd_step", x_adv, x, grad, eps, step_size, norm, lower, upper, steepest, active};
+  call.check();
+  Tensor out = torch::stable::empty_like(x_adv);
+  dispatch(call.op, x_adv, [&](auto tag) {
+    using T = typename decltype(tag)::type;
+    with_flat_output(out, false, [&](const Tensor& flat) { call.run<T, Kernel>(x_adv, flat); });
+  });
+  return out;
+}
+
+template <class Kernel>
+void pgd_step_(Tensor x_adv, const Tensor& x, const Tensor& grad, const Tensor& eps, const Tensor& step_size,
+               double norm, double lower, double upper, bool steepest, const std::optional<Tensor>& active) {
+  const PgdStepCall call{"pgd_step_", x_adv, x, grad, eps, step_size, norm, lower, upper, steepest, active};
+  call.check();
+  dispatch(call.op, x_adv, [&](auto tag) {
+    using T = typename decltype(tag)::type;
+    with_flat_output(x_adv, true, [&](const Tensor& flat) { call.run<T, Kernel>(flat, flat); });
+  });
+}
+
+template <class Kernel>
+Tensor project(const Tensor& delta, const Tensor& eps, double norm) {
+  const char* op = "project";
+  check_norm(op, norm);
+  Tensor out = torch::stable::empty_like(delta);
+  dispatch(op, delta, [&](auto tag) {
+    using T = typename decltype(tag)::type;
+    const Batch batch = batch_of(op, "delta", delta);
+    const auto eps_of = per_sample<Compute<T>>(op, "eps", eps, delta);
+    with_flat_output(out, false, [&](const Tensor& flat) {
+      if (flat.numel() == 0) return;
+      const Tensor from = arranged_like(delta, flat);
+      const ProjectArgs<T> args{write_ptr<T>(flat), read_ptr<T>(from), eps_of, batch.rows, batch.cols};
+      Kernel::template run<T>(args, norm, flat);
+    });
+  });
+  return out;
+}
+
+template <class Kernel>
+Tensor steepest(const Tensor& grad, double norm) {
+  const char* op = "steepest";
+  check_norm(op, norm);
+  Tensor out = torch::stable::empty_like(grad);
+  dispatch(op, grad, [&](auto tag) {
+    using T = typename decltype(tag)::type;
+    const Batch batch = batch_of(op, "grad", grad);
+    with_flat_output(out, false, [&](const Tensor& flat) {
+      if (flat.numel() == 0) return;
+      const Tensor from = arranged_like(grad, flat);
+      const SteepestArgs<T> args{write_ptr<T>(flat), read_ptr<T>(from), batch.rows, batch.cols};
+      Kernel::template run<T>(args, norm, flat);
+    });
+  });
+  return out;
+}
+
+template <class Kernel>
+Tensor random_in_ball(const Tensor& x, const Tensor& eps, double norm, double lower, double upper,
+                      const Tensor& seed, const std::optional<Tensor>& ids) {
+  const char* op = "random_in_ball";
+  check_norm(op, norm);
+  check_seed(op, seed, x);
+  const Tensor from = torch::stable::contiguous(x);  // numbers are counted in logical order
+  const Tensor flat = torch::stable::empty_like(from);
+  dispatch(op, x, [&](auto tag) {
+    using T = typename decltype(tag)::type;
+    using C = Compute<T>;
+    const Batch batch = batch_of(op, "x", x);
+    const auto eps_of = per_sample<C>(op, "eps", eps, x);
+    const auto numbers = per_row(op, "ids", ids, ScalarType::Long, x);
+    if (flat.numel() == 0) return;
+    const RandomInBallArgs<T> args{write_ptr<T>(flat),
+                                   read_ptr<T>(from),
+                                   eps_of,
+                                   numbers ? read_ptr<int64_t>(*numbers) : nullptr,
+                                   read_ptr<int64_t>(seed),
+                                   static_cast<C>(lower),
+                                   static_cast<C>(upper),
+                                   batch.rows,
+                                   batch.cols};
+    Kernel::template run<T>(args, norm, flat);
+  });
+  return arranged_like(flat, torch::stable::empty_like(x));
+}
+
+}  // namespace fastadv

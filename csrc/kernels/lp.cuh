@@ -1,0 +1,100 @@
+// The arithmetic of one element and of one sample in the linf and l2 balls, shared by every backend.
+#pragma once
+
+#include "scalar.cuh"
+
+namespace fastadv {
+
+/// One step of projected gradient ascent in the linf ball: 7 flops on 4 numbers, so memory-bound.
+template <class T, bool Steepest, class C = Compute<T>>
+FASTADV_HD T linf_update(C x_adv, C x, C grad, C eps, C step_size, C lower, C upper) {
+  const C delta = x_adv - x;
+  const C moved = delta + step_size * (Steepest ? sign(grad) : grad);
+  const C kept = moved == moved ? moved : delta;  // a NaN gradient moves nothing
+  return place<T>(x, clamp(kept, -eps, eps), eps, lower, upper);
+}
+
+/// What is subtracted from 1 in a rescaling onto the sphere, so that float rounding (of the scale,
+/// of the products, of the norm) cannot leave the ball and a second projection changes nothing.
+template <class C>
+FASTADV_HD double shrink();
+template <>
+FASTADV_HD double shrink<float>() {
+  return 1.0 - 0x1p-22;
+}
+template <>
+FASTADV_HD double shrink<double>() {
+  return 1.0 - 0x1p-51;
+}
+
+/// The factor that projects a vector of this norm on the l2 ball.
+template <class C>
+FASTADV_HD C l2_scale(double norm, C eps) {
+  return norm > static_cast<double>(eps) ? static_cast<C>(eps / norm * shrink<C>()) : C(1);
+}
+
+/// v -> v * pre * post: in two factors, because 1 / ||grad|| alone can overflow a float.
+template <class C>
+struct Multiple {
+  C pre;
+  C post;
+  FASTADV_HD C operator()(C value) const { return value * pre * post; }
+};
+
+/// length / norm as a Multiple; zero where the norm is 0, infinite or NaN: no direction.
+template <class C>
+FASTADV_HD Multiple<C> towards(double norm, double length) {
+  if (!(norm > 0.0 && norm < HUGE_VAL)) return {C(0), C(0)};
+  int exponent = -std::ilogb(norm);
+  exponent = exponent < -126 ? -126 : exponent > 126 ? 126 : exponent;
+  const double pre = std::ldexp(1.0, exponent);
+  return {static_cast<C>(pre), static_cast<C>(length / norm / pre)};
+}
+
+/// The l2 step of one sample: delta -> (delta + direction(grad)) * scale.
+template <class C>
+struct L2Step {
+  Multiple<C> direction;
+  C scale;
+};
+
+/// From <g,g>, <d,g> and <d,d> alone, by ||d + c g||^2 = <d,d> + 2c <d,g> + c^2 <g,g>: one sweep
+/// over the data where three norms would take three. In double the cancellation is harmless.
+template <class C>
+FASTADV_HD L2Step<C> l2_step(double gg, double dg, double dd, C eps, C step_size, bool steepest) {
+  const double grad_norm = std::sqrt(gg);
+  const bool usable = grad_norm > 0.0 && grad_norm < HUGE_VAL;
+  const double factor = !usable ? 0.0 : steepest ? step_size / grad_norm : static_cast<double>(step_size);
+  const double squared = usable ? dd + factor * (2.0 * dg + factor * gg) : dd;
+  const Multiple<C> direction =
+      steepest ? towards<C>(grad_norm, step_size) : Multiple<C>{C(1), static_cast<C>(factor)};
+  return {direction, l2_scale(std::sqrt(squared > 0.0 ? squared : 0.0), eps)};
+}
+
+template <class T, class C = Compute<T>>
+FASTADV_HD T linf_project(C delta, C eps) {
+  return round_within<T>(clamp(delta, -eps, eps), C(0), eps);
+}
+
+template <class T, class C = Compute<T>>
+FASTADV_HD T l2_project(C delta, C scale) {
+  const C projected = delta * scale;
+  return round_within<T>(projected, C(0), std::fabs(projected));
+}
+
+/// NaN and infinity times the zero of "no direction" would be NaN: they give 0.
+template <class T, class C = Compute<T>>
+FASTADV_HD T l2_direction(C grad, const Multiple<C>& direction) {
+  const C scaled = direction(grad);
+  return narrow<T>(scaled == scaled ? scaled : C(0));
+}
+
+template <class T, class C = Compute<T>>
+FASTADV_HD T l2_update(C x_adv, C x, C grad, const L2Step<C>& step, C lower, C upper) {
+  const C delta = x_adv - x;
+  const C moved = delta + step.direction(grad);
+  const C projected = (moved == moved ? moved : delta) * step.scale;
+  return place<T>(x, projected, std::fabs(projected), lower, upper);
+}
+
+}  // namespace fastadv

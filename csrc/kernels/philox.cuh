@@ -1,0 +1,53 @@
+// Philox4x32-10 (Salmon, Moraes, Dror, Shaw: "Parallel random numbers: as easy as 1, 2, 3", SC 2011).
+//
+// A counter-based generator: number i of sample s is a pure function of (seed, s, i). So the CPU,
+// the GPU and the reference draw the same integers whatever the launch shape, thread count or
+// chunking, and nothing is stored between calls.
+#pragma once
+
+#include <cstdint>
+
+#include "platform.cuh"
+
+namespace fastadv {
+
+struct Seed {
+  uint64_t key;
+  uint32_t offset;  // which stream of this key: a restart, say
+};
+
+struct Philox4 {
+  uint32_t word[4];
+};
+
+FASTADV_HD Philox4 philox(Philox4 counter, uint32_t key0, uint32_t key1) {
+  for (int round = 0; round < 10; ++round) {
+    const uint64_t product0 = uint64_t{0xD2511F53u} * counter.word[0];
+    const uint64_t product1 = uint64_t{0xCD9E8D57u} * counter.word[2];
+    counter = {
+        {static_cast<uint32_t>(product1 >> 32) ^ counter.word[1] ^ key0, static_cast<uint32_t>(product1),
+         static_cast<uint32_t>(product0 >> 32) ^ counter.word[3] ^ key1, static_cast<uint32_t>(product0)}};
+    key0 += 0x9E3779B9u;
+    key1 += 0xBB67AE85u;
+  }
+  return counter;
+}
+
+/// Four random words for elements 4 * block .. 4 * block + 3 of sample `id`.
+FASTADV_HD Philox4 random_words(Seed seed, int64_t id, uint32_t block) {
+  const uint64_t sample = static_cast<uint64_t>(id);
+  return philox({{block, static_cast<uint32_t>(sample), static_cast<uint32_t>(sample >> 32), seed.offset}},
+                static_cast<uint32_t>(seed.key), static_cast<uint32_t>(seed.key >> 32));
+}
+
+/// Uniform on the open interval (0, 1): odd multiples of 2^-24, exact in float.
+FASTADV_HD float open_uniform(uint32_t word) {
+  return (static_cast<float>(word >> 9) + 0.5f) * 0x1p-23f;
+}
+
+/// Uniform on (-1, 1): odd multiples of 2^-23, exact in float, symmetric around 0.
+FASTADV_HD float symmetric_uniform(uint32_t word) {
+  return 2.0f * open_uniform(word) - 1.0f;
+}
+
+}  // namespace fastadv

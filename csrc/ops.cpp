@@ -1,0 +1,34 @@
+// Every schema of fastadv, on one page. Kernels: cpu/X.cpp and cuda/X.cu; fake and autograd rules:
+// fastadv/_library.py; documentation: fastadv/ops.py.
+//
+// eps and step_size are tensors of shape [] or [B] in the compute dtype (float32, or float64 for
+// float64 samples); lower and upper are -inf and inf for no bounds; seed is int64 (key, offset).
+#include <torch/csrc/stable/library.h>
+
+#include "cpu/simd.h"
+
+STABLE_TORCH_LIBRARY(fastadv, m) {
+  m.def(
+      "pgd_step(Tensor x_adv, Tensor x, Tensor grad, Tensor eps, Tensor step_size, float norm, float lower, "
+      "float upper, bool steepest=True, Tensor? active=None) -> Tensor");
+  m.def(
+      "pgd_step_(Tensor(a!) x_adv, Tensor x, Tensor grad, Tensor eps, Tensor step_size, float norm, float "
+      "lower, "
+      "float upper, bool steepest=True, Tensor? active=None) -> ()");
+  m.def("project(Tensor delta, Tensor eps, float norm) -> Tensor");
+  m.def("steepest(Tensor grad, float norm) -> Tensor");
+  m.def(
+      "random_in_ball(Tensor x, Tensor eps, float norm, float lower, float upper, Tensor seed, "
+      "Tensor? ids=None) -> Tensor");
+  m.def("_simd_level() -> str");
+}
+
+namespace fastadv {
+std::string simd_level_name() {
+  return name_of(simd_level());
+}
+}  // namespace fastadv
+
+STABLE_TORCH_LIBRARY_IMPL(fastadv, CompositeExplicitAutograd, m) {
+  m.impl("_simd_level", TORCH_BOX(&fastadv::simd_level_name));
+}

@@ -1,0 +1,107 @@
+"""The checks of operator arguments, shared by the wrappers, the reference and the fake kernels.
+
+They look at shapes, dtypes, devices and Python numbers only: nothing here waits for a GPU. The native
+kernels make the same checks in C++ (csrc/arguments.h) for those who call them directly.
+"""
+
+import math
+
+import torch
+from torch import Tensor
+
+Bounds = tuple[float, float] | None
+
+FLOATING = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
+
+
+def compute_dtype(dtype: torch.dtype) -> torch.dtype:
+    """The dtype in which an operator computes: float64 for float64, float32 for all others."""
+    return torch.float64 if dtype == torch.float64 else torch.float32
+
+
+def samples(op: str, name: str, tensor: Tensor) -> None:
+    """Refuse what is not a batch of floating-point samples."""
+    if tensor.dim() < 1:
+        raise RuntimeError(f"fastadv::{op}: {name} must have a batch dimension, got a scalar")
+    if tensor.dtype not in FLOATING:
+        raise RuntimeError(
+            f"fastadv::{op}: {name} must be float32, float64, float16 or bfloat16, got {tensor.dtype}"
+        )
+
+
+def like(op: str, name: str, tensor: Tensor, model_name: str, model: Tensor) -> None:
+    """Refuse a tensor that differs from `model` in shape, dtype or device."""
+    if tensor.shape != model.shape:
+        raise RuntimeError(
+            f"fastadv::{op}: {name} must have the shape of {model_name}, {list(model.shape)}, "
+            f"got {list(tensor.shape)}"
+        )
+    if tensor.dtype != model.dtype:
+        raise RuntimeError(
+            f"fastadv::{op}: {name} must have the dtype of {model_name}, {model.dtype}, got {tensor.dtype}"
+        )
+    if tensor.device != model.device:
+        raise RuntimeError(
+            f"fastadv::{op}: {name} must be on the device of {model_name}, {model.device}, got {tensor.device}"
+        )
+
+
+def one_per_sample(op: str, name: str, tensor: Tensor, batch: Tensor, dtype: torch.dtype) -> None:
+    """Refuse a tensor that is not [B] of this dtype on the samples' device."""
+    if tensor.shape != batch.shape[:1]:
+        raise RuntimeError(
+            f"fastadv::{op}: {name} must have shape [{batch.shape[0]}], got {list(tensor.shape)}"
+        )
+    if tensor.dtype != dtype:
+        raise RuntimeError(f"fastadv::{op}: {name} must be {dtype}, got {tensor.dtype}")
+    if tensor.device != batch.device:
+        raise RuntimeError(f"fastadv::{op}: {name} must be on the samples' device, {batch.device}")
+
+
+def scalar_or_per_sample(op: str, name: str, tensor: Tensor, batch: Tensor) -> None:
+    """Refuse a tensor that is neither [] (on the samples' device or the CPU) nor [B], in the compute dtype."""
+    expected = compute_dtype(batch.dtype)
+    if tensor.dtype != expected:
+        raise RuntimeError(f"fastadv::{op}: {name} must be {expected}, got {tensor.dtype}")
+    if tensor.dim() == 0 and tensor.device.type == "cpu":
+        return
+    if tensor.device != batch.device:
+        raise RuntimeError(f"fastadv::{op}: {name} must be on the samples' device, {batch.device}")
+    if tensor.dim() != 0 and tensor.shape != batch.shape[:1]:
+        raise RuntimeError(
+            f"fastadv::{op}: {name} must have shape [] or [{batch.shape[0]}], got {list(tensor.shape)}"
+        )
+
+
+def seed_tensor(op: str, tensor: Tensor, batch: Tensor) -> None:
+    """Refuse a seed that is not int64 (key, offset) on the samples' device."""
+    if tensor.shape != (2,) or tensor.dtype != torch.int64:
+        raise RuntimeError(
+            f"fastadv::{op}: seed must be int64 of shape [2] (key, offset), got {tensor.dtype} {list(tensor.shape)}"
+        )
+    if tensor.device != batch.device:
+        raise RuntimeError(f"fastadv::{op}: seed must be on the samples' device, {batch.device}")
+
+
+def norm_value(op: str, norm: float) -> float:
+    """The norm as a float; refuses all but those that have kernels."""
+    if norm not in (2, math.inf):
+        raise ValueError(f"fastadv::{op}: norm must be inf or 2, got {norm}")
+    return float(norm)
+
+
+def non_negative(op: str, name: str, value: float) -> float:
+    """The number as a float; refuses negative numbers and NaN."""
+    if not value >= 0:
+        raise ValueError(f"fastadv::{op}: {name} must be at least 0, got {value}")
+    return float(value)
+
+
+def interval(op: str, bounds: Bounds) -> tuple[float, float]:
+    """(lower, upper), infinite where bounds is None; refuses an empty interval."""
+    if bounds is None:
+        return -math.inf, math.inf
+    lower, upper = bounds
+    if not lower < upper:
+        raise ValueError(f"fastadv::{op}: bounds must be (lower, upper) with lower < upper, got {bounds}")
+    return float(lower), float(upper)

@@ -1,0 +1,233 @@
+"""The operators: one typed function per kernel, native where it was built, the reference elsewhere.
+
+Samples are any dense or strided tensor [B, ...] of float32, float64, float16 or bfloat16; everything after
+the first dimension is one sample. channels_last is as fast as contiguous. `eps` and `step_size` are a
+number or a tensor [] or [B]. Arithmetic happens in float32 (float64 for float64), norms are accumulated in
+float64, and results are rounded towards the ball's centre where rounding to nearest would leave the ball.
+
+Only shapes, dtypes, devices and Python numbers are checked: no operator waits for a GPU. RuntimeError is
+raised for tensors that do not fit together, ValueError for numbers out of range.
+
+The same kernels are `torch.ops.fastadv.*`, with the schemas of csrc/ops.cpp.
+"""
+
+import math
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from fastadv import _checks, reference
+from fastadv._checks import Bounds
+from fastadv._library import is_native
+
+Rule = Literal["steepest", "gradient"]
+
+__all__ = ["pgd_step", "pgd_step_", "project", "random_in_ball", "steepest"]
+
+
+def pgd_step(
+    x_adv: Tensor,
+    x: Tensor,
+    grad: Tensor,
+    *,
+    eps: float | Tensor,
+    step_size: float | Tensor,
+    norm: float = math.inf,
+    bounds: Bounds = (0.0, 1.0),
+    rule: Rule = "steepest",
+    active: Tensor | None = None,
+) -> Tensor:
+    """One step of projected gradient ascent: move, project on the lp ball around x, clamp to the box.
+
+    Madry et al., "Towards deep learning models resistant to adversarial attacks" (ICLR 2018), eq. (2), and
+    the survey's section 5. The result is inside ball and box, which is the exact projection on their
+    intersection for norm inf and a feasible point of it for norm 2.
+
+    Args:
+        x_adv: [B, ...] current iterates.
+        x: [B, ...] centres of the balls, inside the bounds.
+        grad: [B, ...] gradient of what is to be maximised. A NaN moves nothing (for norm 2: its sample).
+        eps: radius, in the units of x; float or [B].
+        step_size: length of the step, in the units of x; float or [B].
+        norm: math.inf or 2.
+        bounds: (lower, upper) of every element, or None.
+        rule: "steepest" moves by step_size * steepest(grad, norm), "gradient" by step_size * grad.
+        active: [B] bool; samples that are False come back bit for bit.
+
+    Returns:
+        [B, ...] in the dtype and memory format of x_adv. Never requires grad: an attack is not
+        differentiated through.
+    """
+    args = _step_arguments("pgd_step", x_adv, x, grad, eps, step_size, norm, bounds, rule, active)
+    if is_native(x_adv):
+        return torch.ops.fastadv.pgd_step.default(*args)
+    return _reference_step("pgd_step", *args)
+
+
+def pgd_step_(
+    x_adv: Tensor,
+    x: Tensor,
+    grad: Tensor,
+    *,
+    eps: float | Tensor,
+    step_size: float | Tensor,
+    norm: float = math.inf,
+    bounds: Bounds = (0.0, 1.0),
+    rule: Rule = "steepest",
+    active: Tensor | None = None,
+) -> Tensor:
+    """`pgd_step` in place: overwrites x_adv and returns it. Allocates nothing for flat inputs."""
+    args = _step_arguments("pgd_step_", x_adv, x, grad, eps, step_size, norm, bounds, rule, active)
+    if is_native(x_adv):
+        torch.ops.fastadv.pgd_step_.default(*args)
+        if not torch.compiler.is_compiling():
+            torch.autograd.graph.increment_version(x_adv)  # who saved x_adv for backward gets an error
+        return x_adv
+    return _reference_step("pgd_step_", *args)
+
+
+def project(delta: Tensor, eps: float | Tensor, norm: float) -> Tensor:
+    """The Euclidean projection of each sample on the lp ball of radius eps around 0.
+
+    x is the projection of v outside the ball iff ||x||_p = eps and <v - x, x> = eps * ||v - x||_q with
+    1/p + 1/q = 1. Points inside keep their bits, so projecting twice is projecting once.
+
+    Args:
+        delta: [B, ...].
+        eps: radius; float or [B].
+        norm: math.inf or 2.
+
+    Returns:
+        [B, ...] in the dtype and memory format of delta; differentiable in delta and eps.
+    """
+    norm = _checks.norm_value("project", norm)
+    _checks.samples("project", "delta", delta)
+    eps = _per_sample("project", "eps", eps, delta)
+    if is_native(delta):
+        return torch.ops.fastadv.project.default(delta, eps, norm)
+    _checks.scalar_or_per_sample("project", "eps", eps, delta)
+    return reference.project(delta, eps, norm)
+
+
+def steepest(grad: Tensor, norm: float) -> Tensor:
+    """The direction of steepest ascent: argmax of <u, grad> over the unit lp ball.
+
+    sign(grad) for norm inf, grad / ||grad||_2 for norm 2 however small grad is; 0 where grad is 0, and for
+    a sample whose l2 norm is not finite. The survey's section 5, "steepest-descent PGD".
+
+    Args:
+        grad: [B, ...].
+        norm: math.inf or 2.
+
+    Returns:
+        [B, ...] in the dtype and memory format of grad; differentiable (with derivative 0 for norm inf).
+    """
+    norm = _checks.norm_value("steepest", norm)
+    _checks.samples("steepest", "grad", grad)
+    if is_native(grad):
+        return torch.ops.fastadv.steepest.default(grad, norm)
+    return reference.steepest(grad, norm)
+
+
+def random_in_ball(
+    x: Tensor,
+    eps: float | Tensor,
+    norm: float = math.inf,
+    *,
+    bounds: Bounds = (0.0, 1.0),
+    seed: int | Tensor,
+    ids: Tensor | None = None,
+) -> Tensor:
+    """x plus a point drawn uniformly from the volume of the eps ball, clamped to the box.
+
+    The numbers are Philox4x32-10 with the seed as key and (element, sample id, offset) as counter: the same
+    on every device, for any batch size or chunking, and the global generator is not touched.
+
+    Args:
+        x: [B, ...] centres, inside the bounds.
+        eps: radius, in the units of x; float or [B].
+        norm: math.inf or 2.
+        bounds: (lower, upper) of every element, or None.
+        seed: an int in [0, 2^63), or an int64 tensor (key, offset) on x's device; the offset (below 2^32)
+            numbers independent draws under one key.
+        ids: [B] int64, the samples' numbers; default 0 .. B-1. Sample s under a seed always gets the
+            same point.
+
+    Returns:
+        [B, ...] in the dtype and memory format of x. Never requires grad.
+    """
+    norm = _checks.norm_value("random_in_ball", norm)
+    _checks.samples("random_in_ball", "x", x)
+    lower, upper = _checks.interval("random_in_ball", bounds)
+    eps = _per_sample("random_in_ball", "eps", eps, x)
+    if not isinstance(seed, Tensor):
+        if not 0 <= seed < 2**63:
+            raise ValueError(f"fastadv::random_in_ball: seed must be in [0, 2^63), got {seed}")
+        seed = torch.tensor([seed, 0], device=x.device)
+    if is_native(x):
+        return torch.ops.fastadv.random_in_ball.default(x, eps, norm, lower, upper, seed, ids)
+    _checks.scalar_or_per_sample("random_in_ball", "eps", eps, x)
+    _checks.seed_tensor("random_in_ball", seed, x)
+    if ids is not None:
+        _checks.one_per_sample("random_in_ball", "ids", ids, x, torch.int64)
+    return reference.random_in_ball(x, eps, norm, bounds=(lower, upper), seed=seed, ids=ids)
+
+
+_StepArguments = tuple[
+    Tensor, Tensor, Tensor, Tensor, Tensor, float, float, float, bool, Tensor | None
+]  # those of the schema
+
+
+def _step_arguments(
+    op: str,
+    x_adv: Tensor,
+    x: Tensor,
+    grad: Tensor,
+    eps: float | Tensor,
+    step_size: float | Tensor,
+    norm: float,
+    bounds: Bounds,
+    rule: Rule,
+    active: Tensor | None,
+) -> _StepArguments:
+    """The schema's arguments from the user's; the numbers among them are checked."""
+    _checks.samples(op, "x_adv", x_adv)
+    norm = _checks.norm_value(op, norm)
+    lower, upper = _checks.interval(op, bounds)
+    if rule not in ("steepest", "gradient"):
+        raise ValueError(f"fastadv::{op}: rule must be 'steepest' or 'gradient', got {rule!r}")
+    eps = _per_sample(op, "eps", eps, x_adv)
+    step_size = _per_sample(op, "step_size", step_size, x_adv)
+    return x_adv, x, grad, eps, step_size, norm, lower, upper, rule == "steepest", active
+
+
+def _reference_step(op: str, *args: *_StepArguments) -> Tensor:
+    """The reference on the schema's arguments, after the checks that the native kernel makes itself."""
+    x_adv, x, grad, eps, step_size, norm, lower, upper, steepest_rule, active = args
+    _checks.like(op, "x", x, "x_adv", x_adv)
+    _checks.like(op, "grad", grad, "x_adv", x_adv)
+    _checks.scalar_or_per_sample(op, "eps", eps, x_adv)
+    _checks.scalar_or_per_sample(op, "step_size", step_size, x_adv)
+    if active is not None:
+        _checks.one_per_sample(op, "active", active, x_adv, torch.bool)
+    step = reference.pgd_step if op == "pgd_step" else reference.pgd_step_
+    return step(
+        x_adv,
+        x,
+        grad,
+        eps=eps,
+        step_size=step_size,
+        norm=norm,
+        bounds=(lower, upper),
+        rule="steepest" if steepest_rule else "gradient",
+        active=active,
+    )
+
+
+def _per_sample(op: str, name: str, value: float | Tensor, samples: Tensor) -> Tensor:
+    """A number or tensor in the compute dtype; numbers stay on the CPU, where the kernel reads them at once."""
+    dtype = _checks.compute_dtype(samples.dtype)
+    if isinstance(value, Tensor):
+        return value.to(dtype)
+    return torch.tensor(_checks.non_negative(op, name, value), dtype=dtype)

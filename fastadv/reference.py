@@ -1,0 +1,192 @@
+"""Every operator in plain PyTorch: the definition, the oracle of the tests, and the fallback.
+
+Same names and signatures as `fastadv.ops`, which documents them. Arithmetic happens in float32 (float64
+for float64 samples), norms are accumulated in float64, and results are rounded so that they never leave
+the ball.
+"""
+
+import math
+
+import torch
+from torch import Tensor
+
+from fastadv import _checks
+from fastadv._checks import Bounds, compute_dtype
+
+# A rescaling onto the l2 sphere aims this much below it, so that the rounding of the scale, the products
+# and the norm cannot leave the ball and projecting twice changes nothing.
+SHRINK = {torch.float32: 1 - 2.0**-22, torch.float64: 1 - 2.0**-51}
+
+_MASK32 = 0xFFFFFFFF
+_RADIUS_BLOCK = 0xFFFFFFFF
+
+
+@torch.no_grad()
+def pgd_step(
+    x_adv: Tensor,
+    x: Tensor,
+    grad: Tensor,
+    *,
+    eps: float | Tensor,
+    step_size: float | Tensor,
+    norm: float = math.inf,
+    bounds: Bounds = (0.0, 1.0),
+    rule: str = "steepest",
+    active: Tensor | None = None,
+) -> Tensor:
+    """One PGD update; see `fastadv.ops.pgd_step`."""
+    dtype = compute_dtype(x.dtype)
+    lower, upper = _checks.interval("pgd_step", bounds)
+    eps = _over_samples(eps, x)
+    centre = x.to(dtype)
+    delta = x_adv.to(dtype) - centre
+    direction = grad.to(dtype)
+    if rule == "steepest":
+        direction = steepest(direction, norm)
+    elif norm == 2:
+        direction = torch.where(_l2_norm(direction).isfinite(), direction, 0)
+    moved = delta + _over_samples(step_size, x) * direction
+    moved = torch.where(moved.isnan(), delta, moved)  # a NaN gradient moves nothing
+    delta = project(moved, eps, norm)
+    limit = eps if norm == math.inf else delta.abs()
+    out = _round_within((centre + delta).clamp(lower, upper), centre, limit, x.dtype)
+    return out if active is None else torch.where(_over_samples(active, x), out, x_adv)
+
+
+def pgd_step_(
+    x_adv: Tensor,
+    x: Tensor,
+    grad: Tensor,
+    *,
+    eps: float | Tensor,
+    step_size: float | Tensor,
+    norm: float = math.inf,
+    bounds: Bounds = (0.0, 1.0),
+    rule: str = "steepest",
+    active: Tensor | None = None,
+) -> Tensor:
+    """One PGD update in place; see `fastadv.ops.pgd_step_`."""
+    step = pgd_step(
+        x_adv, x, grad, eps=eps, step_size=step_size, norm=norm, bounds=bounds, rule=rule, active=active
+    )
+    return x_adv.copy_(step)
+
+
+def project(delta: Tensor, eps: float | Tensor, norm: float) -> Tensor:
+    """Euclidean projection on the ball; see `fastadv.ops.project`."""
+    dtype = compute_dtype(delta.dtype)
+    eps = _over_samples(eps, delta)
+    wide = delta.to(dtype)
+    if norm == math.inf:
+        projected = torch.maximum(torch.minimum(wide, eps), -eps)
+        limit = eps
+    else:
+        length = _l2_norm(wide)
+        outside = length > eps
+        scale = torch.where(outside, eps.double() / torch.where(outside, length, 1) * SHRINK[dtype], 1)
+        projected = wide * scale.to(dtype)
+        limit = projected.detach().abs()
+    return _round_within(projected, torch.zeros_like(wide), limit, delta.dtype)
+
+
+def steepest(grad: Tensor, norm: float) -> Tensor:
+    """Direction of steepest ascent; see `fastadv.ops.steepest`."""
+    if norm == math.inf:
+        return grad.sign()
+    wide = grad.to(compute_dtype(grad.dtype))
+    length = _l2_norm(wide)
+    usable = length.isfinite() & (length > 0)
+    # In float64, because 1 / length overflows a float32 where the gradient is tiny.
+    direction = wide.double() / torch.where(usable, length, 1)
+    return torch.where(usable, direction, 0).to(grad.dtype)
+
+
+@torch.no_grad()
+def random_in_ball(
+    x: Tensor,
+    eps: float | Tensor,
+    norm: float = math.inf,
+    *,
+    bounds: Bounds = (0.0, 1.0),
+    seed: int | Tensor,
+    ids: Tensor | None = None,
+) -> Tensor:
+    """x plus a uniform point of the ball, in the box; see `fastadv.ops.random_in_ball`."""
+    dtype = compute_dtype(x.dtype)
+    lower, upper = _checks.interval("random_in_ball", bounds)
+    eps = _over_samples(eps, x)
+    key = torch.tensor([seed, 0], device=x.device) if isinstance(seed, int) else seed
+    ids = torch.arange(len(x), device=x.device) if ids is None else ids
+    size = math.prod(x.shape[1:])
+    words = _random_words(key, ids, torch.arange((size + 3) // 4, device=x.device))
+    if norm == math.inf:
+        unit = 2 * _open_uniform(words).flatten(1)[:, :size] - 1
+        delta = unit.reshape(x.shape).to(dtype) * eps
+        limit = eps
+    else:
+        normal = _box_muller(words).flatten(1)[:, :size].reshape(x.shape)
+        last = torch.full((1,), _RADIUS_BLOCK, device=x.device)
+        u = _open_uniform(_random_words(key, ids, last)[:, 0, 0])
+        radius = eps.double() * _over_samples((u.log() / max(size, 1)).exp(), normal) * SHRINK[dtype]
+        delta = (normal * (radius / _l2_norm(normal))).to(dtype)
+        limit = delta.abs()
+    centre = x.to(dtype)
+    return _round_within((centre + delta).clamp(lower, upper), centre, limit, x.dtype)
+
+
+def _over_samples(value: float | Tensor, samples: Tensor) -> Tensor:
+    """A number, [] or [B] (or a result of this function) as a tensor that broadcasts over `samples`."""
+    if not isinstance(value, Tensor):
+        return torch.tensor(value, dtype=compute_dtype(samples.dtype), device=samples.device)
+    if value.dim() == 1:
+        return value.reshape(-1, *[1] * (samples.dim() - 1))
+    return value
+
+
+def _l2_norm(samples: Tensor) -> Tensor:
+    """The l2 norm of each sample in float64, shaped to broadcast over the samples."""
+    norms = torch.linalg.vector_norm(samples.flatten(1), dim=1, dtype=torch.float64)
+    return norms.reshape(-1, *[1] * (samples.dim() - 1))
+
+
+def _round_within(value: Tensor, origin: Tensor, limit: Tensor, dtype: torch.dtype) -> Tensor:
+    """`value` in `dtype`, one step back towards `origin` where rounding went beyond `limit`."""
+    nearest = value.to(dtype)
+    outside = (nearest.to(value.dtype) - origin).abs() > limit
+    back = torch.nextafter(nearest.detach(), origin.to(dtype)) - nearest.detach()
+    return torch.where(outside, nearest + back, nearest)  # exact, and differentiable as the identity
+
+
+def _random_words(seed: Tensor, ids: Tensor, blocks: Tensor) -> Tensor:
+    """Philox4x32-10 words [len(ids), len(blocks), 4] in int64: elements 4b..4b+3 of sample id are block b."""
+    shape = (len(ids), len(blocks))
+    key0, key1 = seed[0] & _MASK32, (seed[0] >> 32) & _MASK32
+    c0 = blocks.expand(shape)
+    c1 = (ids & _MASK32)[:, None].expand(shape)
+    c2 = ((ids >> 32) & _MASK32)[:, None].expand(shape)
+    c3 = (seed[1] & _MASK32).expand(shape)
+    for _ in range(10):
+        # int64 products wrap, but their 64 bits are right; the mask undoes the sign of the shift.
+        product0, product1 = 0xD2511F53 * c0, 0xCD9E8D57 * c2
+        c0, c1, c2, c3 = (
+            ((product1 >> 32) & _MASK32) ^ c1 ^ key0,
+            product1 & _MASK32,
+            ((product0 >> 32) & _MASK32) ^ c3 ^ key1,
+            product0 & _MASK32,
+        )
+        key0, key1 = (key0 + 0x9E3779B9) & _MASK32, (key1 + 0xBB67AE85) & _MASK32
+    return torch.stack((c0, c1, c2, c3), dim=-1)
+
+
+def _open_uniform(words: Tensor) -> Tensor:
+    """Uniform on (0, 1) in float64: odd multiples of 2^-24."""
+    return ((words >> 9).double() + 0.5) * 2.0**-23
+
+
+def _box_muller(words: Tensor) -> Tensor:
+    """Standard normals [..., 4], float32 values in float64 (Box and Muller 1958)."""
+    u = _open_uniform(words)
+    radius = (-2 * u[..., 0::2].log()).sqrt().float()
+    angle = 2 * math.pi * u[..., 1::2]
+    pairs = torch.stack((radius * angle.cos().float(), radius * angle.sin().float()), dim=-1)
+    return pairs.flatten(-2).double()
