@@ -4,5 +4,6 @@ __version__ = "0.1.0"
 
 from fastadv import ops
 from fastadv._library import backend, build_info
+from fastadv.attacks import FGSM, PGD, AttackResult, Autograd, StepDecay
 
-__all__ = ["backend", "build_info", "ops"]
+__all__ = ["FGSM", "PGD", "AttackResult", "Autograd", "StepDecay", "backend", "build_info", "ops"]

@@ -49,7 +49,7 @@ def pgd_step(
     moved = torch.where(moved.isnan(), delta, moved)  # a NaN gradient moves nothing
     delta = project(moved, eps, norm)
     limit = eps if norm == math.inf else delta.abs()
-    out = _round_within((centre + delta).clamp(lower, upper), centre, limit, x.dtype)
+    out = round_within((centre + delta).clamp(lower, upper), centre, limit, x.dtype)
     return out if active is None else torch.where(_over_samples(active, x), out, x_adv)
 
 
@@ -86,7 +86,7 @@ def project(delta: Tensor, eps: float | Tensor, norm: float) -> Tensor:
         scale = torch.where(outside, eps.double() / torch.where(outside, length, 1) * SHRINK[dtype], 1)
         projected = wide * scale.to(dtype)
         limit = projected.detach().abs()
-    return _round_within(projected, torch.zeros_like(wide), limit, delta.dtype)
+    return round_within(projected, torch.zeros_like(wide), limit, delta.dtype)
 
 
 def steepest(grad: Tensor, norm: float) -> Tensor:
@@ -131,7 +131,7 @@ def random_in_ball(
         delta = (normal * (radius / _l2_norm(normal))).to(dtype)
         limit = delta.abs()
     centre = x.to(dtype)
-    return _round_within((centre + delta).clamp(lower, upper), centre, limit, x.dtype)
+    return round_within((centre + delta).clamp(lower, upper), centre, limit, x.dtype)
 
 
 def _over_samples(value: float | Tensor, samples: Tensor) -> Tensor:
@@ -149,7 +149,7 @@ def _l2_norm(samples: Tensor) -> Tensor:
     return norms.reshape(-1, *[1] * (samples.dim() - 1))
 
 
-def _round_within(value: Tensor, origin: Tensor, limit: Tensor, dtype: torch.dtype) -> Tensor:
+def round_within(value: Tensor, origin: Tensor, limit: Tensor, dtype: torch.dtype) -> Tensor:
     """`value` in `dtype`, one step back towards `origin` where rounding went beyond `limit`."""
     nearest = value.to(dtype)
     outside = (nearest.to(value.dtype) - origin).abs() > limit

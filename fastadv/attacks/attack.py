@@ -1,0 +1,191 @@
+"""What all attacks share: their interface, their result, and the care they take of the user's objects."""
+
+import contextlib
+import dataclasses
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from fastadv._checks import Bounds
+from fastadv.attacks.gradients import Forward
+
+Model = Callable[[Tensor], Tensor]
+OnStep = Callable[[int, int], None]
+
+
+class AttackResult(NamedTuple):
+    """What an attack found, sample by sample.
+
+    Attributes:
+        x_adv: [B, ...] in the dtype and memory format of x, inside ball and box.
+        success: [B] bool: x_adv is misclassified (classified as the target).
+        distance: [B] float64: the lp norm of x_adv - x, in the attack's norm.
+        loss: [B] float: the attack's loss at x_adv.
+        queries: [B] int64: how often the model was evaluated on the sample.
+    """
+
+    x_adv: Tensor
+    success: Tensor
+    distance: Tensor
+    loss: Tensor
+    queries: Tensor
+
+
+@dataclass
+class Problem:
+    """A validated batch to attack, or the samples of it that are still in work.
+
+    Attributes:
+        x: [B, ...] clean samples.
+        y: [B] int64 labels, or None until the model's prediction is known.
+        target: [B] int64 or None.
+        ids: [B] int64, the samples' numbers in random draws.
+        rows: [B] int64, the samples' positions in the user's batch.
+    """
+
+    x: Tensor
+    y: Tensor | None
+    target: Tensor | None
+    ids: Tensor
+    rows: Tensor
+
+    def __getitem__(self, index: slice | Tensor) -> "Problem":
+        """The samples at `index` as a problem of their own."""
+        fields = (getattr(self, field.name) for field in dataclasses.fields(self))
+        return Problem(*(None if field is None else field[index] for field in fields))
+
+    def of(self, value: float | Tensor) -> float | Tensor:
+        """A user's number, or one number per sample of the user's batch, for these samples."""
+        return value[self.rows] if isinstance(value, Tensor) and value.dim() == 1 else value
+
+    def solved_by(self, logits: Tensor) -> Tensor:
+        """[B] bool: misclassified, or classified as the target; never where a logit is not finite."""
+        predicted = logits.argmax(1)
+        solved = predicted != self.y if self.target is None else predicted == self.target
+        return solved & logits.isfinite().all(1)
+
+
+def pose(
+    attack: str,
+    x: Tensor,
+    y: Tensor | None,
+    target: Tensor | int | None,
+    ids: Tensor | None,
+    bounds: Bounds,
+    **per_sample: object,
+) -> Problem:
+    """Check an attack's arguments, once, before any work; `attack` names it in errors.
+
+    `per_sample` are the attack's fields that may hold one number per sample.
+
+    Raises:
+        TypeError: wrong dtypes.
+        ValueError: wrong shapes or devices, x not finite or outside bounds, negative eps or step size.
+    """
+    if not isinstance(x, Tensor) or not x.is_floating_point():
+        got = x.dtype if isinstance(x, Tensor) else type(x).__name__
+        raise TypeError(f"{attack}: x must be a floating-point tensor, got {got}")
+    if x.dim() < 2:
+        raise ValueError(f"{attack}: x must be a batch [B, ...], got shape {list(x.shape)}")
+    if not x.isfinite().all():
+        raise ValueError(f"{attack}: x must be finite, got NaN or infinity")
+    if bounds is not None and x.numel() > 0:
+        low, high = x.aminmax()
+        # Compared in x's own dtype: 0.1 in bfloat16 is inside (0, 0.1).
+        if low < low.new_tensor(bounds[0]) or high > high.new_tensor(bounds[1]):
+            raise ValueError(
+                f"{attack}: x must lie within bounds {bounds}, got [{low.item():.6g}, {high.item():.6g}]"
+            )
+    if isinstance(target, int):
+        target = torch.full((len(x),), target, device=x.device)
+    for name, labels in (("y", y), ("target", target), ("ids", ids)):
+        if labels is None:
+            continue
+        if labels.dtype != torch.int64:
+            raise TypeError(f"{attack}: {name} must be int64, got {labels.dtype}")
+        if labels.shape != x.shape[:1]:
+            raise ValueError(f"{attack}: {name} must have shape [{len(x)}], got {list(labels.shape)}")
+        if labels.device != x.device:
+            raise ValueError(f"{attack}: {name} must be on x's device, {x.device}, got {labels.device}")
+    for name, value in per_sample.items():
+        if isinstance(value, Tensor):
+            if value.dim() > 0 and value.shape != x.shape[:1]:
+                raise ValueError(
+                    f"{attack}: {name} must be a number or have shape [{len(x)}], got {list(value.shape)}"
+                )
+            if value.device != x.device:
+                raise ValueError(f"{attack}: {name} must be on x's device, {x.device}, got {value.device}")
+            if not (value >= 0).all():
+                raise ValueError(f"{attack}: {name} must be at least 0, got {value.min().item()}")
+    rows = torch.arange(len(x), device=x.device)
+    return Problem(x.detach(), y, target, rows if ids is None else ids, rows)
+
+
+def check_labels(attack: str, problem: Problem, logits: Tensor) -> None:
+    """Check the first logits and the labels against them.
+
+    Raises:
+        ValueError: logits not [B, K] with K >= 2 or not finite, or a label that is not a class.
+    """
+    if logits.dim() != 2 or len(logits) != len(problem.x) or logits.shape[1] < 2:
+        raise ValueError(
+            f"{attack}: model must return logits [{len(problem.x)}, K] with K >= 2, got {list(logits.shape)}"
+        )
+    if not logits.isfinite().all():
+        raise ValueError(f"{attack}: model returned NaN or infinite logits for the samples it was given")
+    for name, labels in (("y", problem.y), ("target", problem.target)):
+        if labels is not None and not ((labels >= 0) & (labels < logits.shape[1])).all():
+            raise ValueError(
+                f"{attack}: {name} must be classes 0 .. {logits.shape[1] - 1}, "
+                f"got {labels.min().item()} .. {labels.max().item()}"
+            )
+
+
+def forward(model: Model, autocast: torch.dtype | None) -> Forward:
+    """The model with its logits in float32 (or float64), run under autocast if a dtype is given."""
+
+    def run(x: Tensor) -> Tensor:
+        with torch.autocast(x.device.type, autocast) if autocast else contextlib.nullcontext():
+            logits = model(x)
+        return logits if logits.dtype == torch.float64 else logits.float()
+
+    return run
+
+
+@contextlib.contextmanager
+def undisturbed(model: Model) -> Iterator[None]:
+    """Gradients on, every submodule in eval mode, and each one's own mode restored afterwards.
+
+    In eval mode BatchNorm uses and keeps its statistics and dropout is off, so the attack meets the
+    network that will be deployed, and its result does not depend on batch mates.
+    """
+    training = [module for module in model.modules() if module.training] if isinstance(model, nn.Module) else []
+    try:
+        for module in training:
+            module.training = False
+        with torch.inference_mode(False), torch.enable_grad():
+            yield
+    finally:
+        for module in training:
+            module.training = True
+
+
+def distances(x_adv: Tensor, x: Tensor, norm: float) -> Tensor:
+    """[B] float64: the lp norm of x_adv - x."""
+    return torch.linalg.vector_norm((x_adv.double() - x.double()).flatten(1), norm, dim=1)
+
+
+def check_fields(attack: str, eps: float | Tensor, norm: float, bounds: Bounds, autocast: torch.dtype | None) -> None:
+    """Check the fields that attacks share; `attack` names it in errors. Raises ValueError."""
+    if not isinstance(eps, Tensor) and not eps >= 0:
+        raise ValueError(f"{attack}: eps must be at least 0, got {eps}")
+    if norm not in (2, math.inf):
+        raise ValueError(f"{attack}: norm must be inf or 2, got {norm}")
+    if bounds is not None and not bounds[0] < bounds[1]:
+        raise ValueError(f"{attack}: bounds must be (lower, upper) with lower < upper, got {bounds}")
+    if autocast not in (None, torch.float16, torch.bfloat16):
+        raise ValueError(f"{attack}: autocast must be torch.float16, torch.bfloat16 or None, got {autocast}")

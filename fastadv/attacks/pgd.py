@@ -1,0 +1,318 @@
+"""Projected gradient descent: the survey's sections 3 and 5."""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from fastadv import ops
+from fastadv._checks import Bounds, compute_dtype
+from fastadv.attacks.attack import (
+    AttackResult,
+    Model,
+    OnStep,
+    Problem,
+    check_fields,
+    check_labels,
+    distances,
+    forward,
+    pose,
+    undisturbed,
+)
+from fastadv.attacks.gradients import Autograd, Forward, Gradient
+from fastadv.attacks.losses import LOSSES, Loss
+from fastadv.attacks.schedules import Schedule, StepDecay
+from fastadv.reference import round_within
+
+
+@dataclass(frozen=True, kw_only=True)
+class PGD:
+    """Projected gradient ascent on a loss inside the intersection of an lp ball and the box.
+
+    Madry et al., "Towards deep learning models resistant to adversarial attacks" (ICLR 2018), eq. (2); the
+    survey's section 5 ("steepest-descent PGD" is rule="steepest", its plain PGD rule="gradient").
+
+    Args:
+        eps: radius of the ball in the units of x, >= 0; float or [B].
+        norm: math.inf or 2.
+        steps: gradient evaluations per restart, >= 1.
+        step_size: length of a step in the units of x (float or [B]), or a schedule
+            (step, steps) -> fraction of eps; None is `StepDecay()`.
+        rule: "steepest" or "gradient"; see `fastadv.ops.pgd_step`.
+        loss: "ce", "margin", "dlr", "logit_gap" or a callable; see `fastadv.attacks.losses`.
+        gradient: where gradients come from; see `fastadv.attacks.gradients`.
+        random_start: start uniformly in the ball rather than at x.
+        restarts: how often to start, >= 1; from the second on always at random. Each sample keeps its best.
+        bounds: (lower, upper) of every element of x, or None.
+        early_stop: True (evaluation) returns the first iterate that succeeds and takes the sample out of
+            the work; a sample that is solved to begin with comes back unchanged. False (training, loss
+            curves) pushes every sample to the end and returns its iterate of highest loss. The last
+            iterate is evaluated too. A sample that is never solved gets its iterate of highest loss.
+        autocast: run the model, and nothing else, under torch.autocast with this dtype.
+        chunk: at most so many samples at a time; None is all.
+        seed: of random starts: an int in [0, 2^63) (every call draws the same), or a torch.Generator from
+            which each call draws a new one. The global generator is never touched.
+
+    Raises:
+        ValueError: a field is out of range.
+    """
+
+    eps: float | Tensor
+    norm: float = math.inf
+    steps: int = 40
+    step_size: float | Tensor | Schedule | None = None
+    rule: ops.Rule = "steepest"
+    loss: str | Loss = "ce"
+    gradient: Gradient = Autograd()
+    random_start: bool = True
+    restarts: int = 1
+    bounds: Bounds = (0.0, 1.0)
+    early_stop: bool = True
+    autocast: torch.dtype | None = None
+    chunk: int | None = None
+    seed: int | torch.Generator = 0
+
+    def __post_init__(self) -> None:
+        """Refuse fields out of range."""
+        check_fields("PGD", self.eps, self.norm, self.bounds, self.autocast)
+        if isinstance(self.step_size, int | float) and not self.step_size >= 0:
+            raise ValueError(f"PGD: step_size must be at least 0, got {self.step_size}")
+        if self.rule not in ("steepest", "gradient"):
+            raise ValueError(f"PGD: rule must be 'steepest' or 'gradient', got {self.rule!r}")
+        if isinstance(self.loss, str) and self.loss not in LOSSES:
+            raise ValueError(f"PGD: loss must be a callable or one of {', '.join(LOSSES)}, got {self.loss!r}")
+        for name in ("steps", "restarts", "chunk"):
+            value = getattr(self, name)
+            if value is not None and (not isinstance(value, int) or value < 1):
+                raise ValueError(f"PGD: {name} must be an integer of at least 1, got {value}")
+        if isinstance(self.seed, int) and not 0 <= self.seed < 2**63:
+            raise ValueError(f"PGD: seed must be in [0, 2^63), got {self.seed}")
+
+    def __call__(
+        self,
+        model: Model,
+        x: Tensor,
+        y: Tensor | None = None,
+        *,
+        target: Tensor | int | None = None,
+        ids: Tensor | None = None,
+        on_step: OnStep | None = None,
+    ) -> Tensor:
+        """The adversarial samples alone; see `run`."""
+        return self.run(model, x, y, target=target, ids=ids, on_step=on_step).x_adv
+
+    def run(
+        self,
+        model: Model,
+        x: Tensor,
+        y: Tensor | None = None,
+        *,
+        target: Tensor | int | None = None,
+        ids: Tensor | None = None,
+        on_step: OnStep | None = None,
+    ) -> AttackResult:
+        """Attack a batch.
+
+        Args:
+            model: [B, ...] within bounds -> logits [B, K]. Attacked in eval mode; modes, gradients, parameters
+                and statistics are left as they were.
+            x: [B, ...] floating point, finite, within bounds, of any shape. For float16 and bfloat16 the
+                iterates are kept in float32, and the model sees them rounded into the ball.
+            y: [B] int64 true labels; None: the model's own predictions.
+            target: [B] int64 or an int: attack towards these classes, not just away from y.
+            ids: [B] int64: which random numbers each sample gets; default 0 .. B-1. With them a sample's result
+                does not depend on its batch.
+            on_step: called with (steps done, steps in all) after each step.
+
+        Returns:
+            An `AttackResult`.
+
+        Raises:
+            TypeError: wrong dtypes.
+            ValueError: wrong shapes or devices; x not finite or outside bounds; labels that are no classes;
+                model output that is not [B, K] or not finite, or through which no gradient reaches x.
+        """
+        steps = self.step_size if isinstance(self.step_size, Tensor) else None
+        problem = pose("PGD", x, y, target, ids, self.bounds, eps=self.eps, step_size=steps)
+        result = AttackResult(
+            x_adv=problem.x.clone(),
+            success=torch.zeros(len(x), dtype=torch.bool, device=x.device),
+            distance=torch.zeros(len(x), dtype=torch.float64, device=x.device),
+            loss=torch.zeros(len(x), dtype=compute_dtype(x.dtype), device=x.device),
+            queries=torch.zeros(len(x), dtype=torch.int64, device=x.device),
+        )
+        key = self.seed
+        if isinstance(key, torch.Generator):
+            key = int(torch.randint(2**63 - 1, (), generator=key, device=key.device))
+        with undisturbed(model):
+            chunks = range(0, len(x), self.chunk or max(1, len(x)))
+            for number, start in enumerate(chunks):
+                part = problem[start : start + chunks.step]
+                search = _Search(self, forward(model, self.autocast), part, key, result)
+                search.run(_Progress(on_step, number, len(chunks), self.restarts * self.steps))
+        result.distance.copy_(distances(result.x_adv, problem.x, self.norm))
+        return result
+
+
+@dataclass
+class _Progress:
+    """Counts the steps of all chunks."""
+
+    on_step: OnStep | None
+    chunk: int
+    chunks: int
+    steps: int
+
+    def __call__(self, done: int) -> None:
+        if self.on_step is not None:
+            self.on_step(self.chunk * self.steps + done, self.chunks * self.steps)
+
+
+class _Search:
+    """One chunk on its way: the samples still in work, their iterates, and the best found for each.
+
+    Solved samples are handed to `result` and leave; tensors here always hold the rest only.
+    """
+
+    def __init__(self, attack: PGD, model: Forward, problem: Problem, key: int, result: AttackResult) -> None:
+        self.attack = attack
+        self.model = model
+        self.problem = problem
+        self.key = key
+        self.result = result
+        self.loss: Loss = LOSSES[attack.loss] if isinstance(attack.loss, str) else attack.loss
+        self.schedule = StepDecay() if attack.step_size is None else attack.step_size
+        self.dtype = compute_dtype(problem.x.dtype)
+        self.evaluations = 0
+        self.best = problem.x.clone()
+        self.best_loss = torch.full((len(problem.x),), -math.inf, dtype=self.dtype, device=problem.x.device)
+        self.best_solves = torch.zeros_like(self.best_loss, dtype=torch.bool)
+
+    def run(self, report: _Progress) -> None:
+        """Attack until all restarts are done or no sample is left."""
+        attack = self.attack
+        if self.problem.y is None or (attack.early_stop and attack.random_start):
+            self.meet_clean_samples()
+        for restart in range(attack.restarts):
+            z = self.start(restart)
+            for step in range(attack.steps):
+                if len(z) == 0:
+                    break
+                logits, values, grad = attack.gradient(self.model, self.seen(z), self.objective)
+                z, grad = self.record(z, logits, values, step > 0, grad)
+                if len(z) > 0:
+                    ops.pgd_step_(
+                        z,
+                        self.problem.x.to(self.dtype),
+                        grad.to(self.dtype),
+                        eps=self.problem.of(attack.eps),
+                        step_size=self.step_size(step),
+                        norm=attack.norm,
+                        bounds=attack.bounds,
+                        rule=attack.rule,
+                    )
+                report(restart * attack.steps + step + 1)
+            if len(z) > 0:
+                logits, values = self.evaluate(self.seen(z))
+                self.record(z, logits, values, True)
+        everyone = torch.arange(len(self.best), device=self.best.device)
+        self.hand_over(everyone, self.best, self.best_loss, self.best_solves)
+        report(attack.restarts * attack.steps)
+
+    def meet_clean_samples(self) -> None:
+        """Predict labels that were not given, and let samples go that are solved as they are."""
+        x = self.problem.x
+        if len(x) == 0:
+            self.problem.y = self.problem.rows
+            return
+        with torch.no_grad():
+            logits = self.model(x)
+        if self.problem.y is None:
+            check_labels("PGD", self.problem, logits)
+            self.problem.y = logits.argmax(1)
+        with torch.no_grad():
+            values = self.objective(logits)
+        if self.attack.early_stop:
+            self.record(x, logits, values, False)
+        else:
+            self.evaluations += 1
+
+    def start(self, restart: int) -> Tensor:
+        """Iterates to start from, in the compute dtype."""
+        x = self.problem.x.to(self.dtype)
+        if restart == 0 and not self.attack.random_start:
+            return x.clone()
+        return ops.random_in_ball(
+            x,
+            self.problem.of(self.attack.eps),
+            self.attack.norm,
+            bounds=self.attack.bounds,
+            seed=torch.tensor([self.key, restart], device=x.device),
+            ids=self.problem.ids,
+        )
+
+    def step_size(self, step: int) -> float | Tensor:
+        """The length of this step in the units of x."""
+        if callable(self.schedule):
+            return self.problem.of(self.attack.eps) * self.schedule(step, self.attack.steps)
+        return self.problem.of(self.schedule)
+
+    def seen(self, z: Tensor) -> Tensor:
+        """What the model sees of the iterates: the dtype of x, rounded towards x."""
+        if z.dtype == self.problem.x.dtype:
+            return z
+        x = self.problem.x.to(z.dtype)
+        return round_within(z, x, (z - x).abs(), self.problem.x.dtype)
+
+    def objective(self, logits: Tensor) -> Tensor:
+        """[B] values to be maximised."""
+        if self.evaluations == 0:
+            check_labels("PGD", self.problem, logits)
+        assert self.problem.y is not None
+        values = self.loss(logits, self.problem.y, self.problem.target)
+        if values.shape != self.problem.y.shape:
+            raise ValueError(
+                f"PGD: loss must return one value per sample, [{len(logits)}], got {list(values.shape)}"
+            )
+        return values
+
+    def evaluate(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Logits and objective values without gradients."""
+        with torch.no_grad():
+            logits = self.model(x)
+            return logits, self.objective(logits)
+
+    def record(
+        self, z: Tensor, logits: Tensor, values: Tensor, moved: bool, grad: Tensor | None = None
+    ) -> tuple[Tensor, Tensor | None]:
+        """Note what an evaluation found; returns z and grad of the samples that go on.
+
+        A start is no iterate: only `moved` points compete for the highest loss.
+        """
+        self.evaluations += 1
+        solved = self.problem.solved_by(logits)
+        values = values.to(self.dtype)
+        if moved:
+            better = values > self.best_loss
+            shape = (-1, *[1] * (z.dim() - 1))
+            torch.where(better.reshape(shape), self.seen(z), self.best, out=self.best)
+            torch.where(better, values, self.best_loss, out=self.best_loss)
+            torch.where(better, solved, self.best_solves, out=self.best_solves)
+        if not self.attack.early_stop or not solved.any():
+            return z, grad
+        index = solved.nonzero().squeeze(1)
+        self.hand_over(index, self.seen(z)[index], values[index], solved[index])
+        rest = (~solved).nonzero().squeeze(1)
+        self.problem = self.problem[rest]
+        self.best, self.best_loss = self.best[rest], self.best_loss[rest]
+        self.best_solves = self.best_solves[rest]
+        return z[rest], None if grad is None else grad[rest]
+
+    def hand_over(self, index: Tensor, x_adv: Tensor, values: Tensor, success: Tensor) -> None:
+        """Write the outcome for the samples at `index` of those in work."""
+        rows = self.problem.rows[index]
+        self.result.x_adv[rows] = x_adv
+        self.result.loss[rows] = values
+        self.result.success[rows] = success
+        self.result.queries[rows] = self.evaluations
