@@ -136,8 +136,8 @@ def main() -> None:
     if find_spec("torch") is None:
         raise SystemExit("fastadv: first install torch>=2.11, then: pip install --no-build-isolation .")
     if tuple(map(int, setuptools.__version__.split(".")[:2])) < (77, 0):
-        found = setuptools.__version__
-        raise SystemExit(f"fastadv: needs setuptools>=77.0.3, found {found}: pip install -U setuptools ninja")
+        found = f"found {setuptools.__version__}: pip install -U 'setuptools<82' ninja"
+        raise SystemExit(f"fastadv: needs setuptools>=77.0.3, {found}")
     import torch
 
     plan = choose(torch.version.cuda)
