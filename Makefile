@@ -37,13 +37,13 @@ bench: .venv/built
 gpu:
 	@$(PYTHON) benchmarks/gpu.py
 
-lint: .venv/installed
+lint: .venv/built
 	@$(IN_VENV) ruff check .
 	@$(IN_VENV) ruff format --check .
 	@$(IN_VENV) mypy
 	@$(IN_VENV) clang-format --dry-run --Werror $(CXX_FILES)
 
-format: .venv/installed
+format: .venv/built
 	@$(IN_VENV) ruff check --fix .
 	@$(IN_VENV) ruff format .
 	@$(IN_VENV) clang-format -i $(CXX_FILES)
