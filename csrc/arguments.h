@@ -11,6 +11,8 @@
 #include <algorithm>
 #include <limits>
 #include <optional>
+#include <sstream>
+#include <stdexcept>
 #include <string>
 #include <vector>
 
@@ -22,6 +24,16 @@ using torch::headeronly::ScalarType;
 using torch::stable::Tensor;
 
 constexpr double kInf = std::numeric_limits<double>::infinity();
+
+/// Throws "fastadv::<op>: <message>", which Python gets as a RuntimeError, unless the condition holds.
+template <class... Parts>
+inline void require(bool condition, const char* op, const Parts&... message) {
+  if (condition) return;
+  std::ostringstream text;
+  text << "fastadv::" << op << ": ";
+  (text << ... << message);
+  throw std::runtime_error(text.str());
+}
 
 inline std::string shape_of(const Tensor& tensor) {
   std::string text = "[";
@@ -44,20 +56,17 @@ struct Batch {
 };
 
 inline Batch batch_of(const char* op, const char* name, const Tensor& tensor) {
-  STD_TORCH_CHECK(tensor.dim() >= 1, "fastadv::", op, ": ", name,
-                  " must have a batch dimension, got a scalar");
+  require(tensor.dim() >= 1, op, name, " must have a batch dimension, got a scalar");
   const int64_t rows = tensor.size(0);
   return {rows, rows == 0 ? 0 : tensor.numel() / rows};
 }
 
 inline void check_like(const char* op, const char* name, const Tensor& tensor, const char* model_name,
                        const Tensor& model) {
-  STD_TORCH_CHECK(same_shape(tensor, model), "fastadv::", op, ": ", name, " must have the shape of ",
-                  model_name, ", ", shape_of(model), ", got ", shape_of(tensor));
-  STD_TORCH_CHECK(tensor.scalar_type() == model.scalar_type(), "fastadv::", op, ": ", name,
-                  " must have the dtype of ", model_name);
-  STD_TORCH_CHECK(tensor.device() == model.device(), "fastadv::", op, ": ", name,
-                  " must be on the device of ", model_name);
+  require(same_shape(tensor, model), op, name, " must have the shape of ", model_name, ", ", shape_of(model),
+          ", got ", shape_of(tensor));
+  require(tensor.scalar_type() == model.scalar_type(), op, name, " must have the dtype of ", model_name);
+  require(tensor.device() == model.device(), op, name, " must be on the device of ", model_name);
 }
 
 /// eps and step_size: shape [] or [B], float32 (float64 for float64 samples), on the samples'
@@ -65,14 +74,13 @@ inline void check_like(const char* op, const char* name, const Tensor& tensor, c
 template <class C>
 inline PerSample<C> per_sample(const char* op, const char* name, const Tensor& value, const Tensor& samples) {
   constexpr auto dtype = sizeof(C) == 8 ? ScalarType::Double : ScalarType::Float;
-  STD_TORCH_CHECK(value.scalar_type() == dtype, "fastadv::", op, ": ", name, " must be ",
-                  sizeof(C) == 8 ? "float64 for float64 samples" : "float32");
+  require(value.scalar_type() == dtype, op, name, " must be ",
+          sizeof(C) == 8 ? "float64 for float64 samples" : "float32");
   if (value.dim() == 0 && value.is_cpu()) return {nullptr, 0, *value.const_data_ptr<C>()};
-  STD_TORCH_CHECK(value.device() == samples.device(), "fastadv::", op, ": ", name,
-                  " must be on the samples' device");
+  require(value.device() == samples.device(), op, name, " must be on the samples' device");
   if (value.dim() == 0) return {value.const_data_ptr<C>(), 0, C(0)};
-  STD_TORCH_CHECK(value.dim() == 1 && value.size(0) == samples.size(0), "fastadv::", op, ": ", name,
-                  " must have shape [] or [", samples.size(0), "], got ", shape_of(value));
+  require(value.dim() == 1 && value.size(0) == samples.size(0), op, name, " must have shape [] or [",
+          samples.size(0), "], got ", shape_of(value));
   return {value.const_data_ptr<C>(), value.stride(0), C(0)};
 }
 
@@ -80,25 +88,22 @@ inline PerSample<C> per_sample(const char* op, const char* name, const Tensor& v
 inline std::optional<Tensor> per_row(const char* op, const char* name, const std::optional<Tensor>& value,
                                      ScalarType dtype, const Tensor& samples) {
   if (!value.has_value()) return std::nullopt;
-  STD_TORCH_CHECK(value->dim() == 1 && value->size(0) == samples.size(0), "fastadv::", op, ": ", name,
-                  " must have shape [", samples.size(0), "], got ", shape_of(*value));
-  STD_TORCH_CHECK(value->scalar_type() == dtype, "fastadv::", op, ": ", name, " must be ",
-                  dtype == ScalarType::Bool ? "bool" : "int64");
-  STD_TORCH_CHECK(value->device() == samples.device(), "fastadv::", op, ": ", name,
-                  " must be on the samples' device");
+  require(value->dim() == 1 && value->size(0) == samples.size(0), op, name, " must have shape [",
+          samples.size(0), "], got ", shape_of(*value));
+  require(value->scalar_type() == dtype, op, name, " must be ", dtype == ScalarType::Bool ? "bool" : "int64");
+  require(value->device() == samples.device(), op, name, " must be on the samples' device");
   return torch::stable::contiguous(*value);
 }
 
 inline void check_seed(const char* op, const Tensor& seed, const Tensor& samples) {
-  STD_TORCH_CHECK(seed.dim() == 1 && seed.size(0) == 2 && seed.scalar_type() == ScalarType::Long,
-                  "fastadv::", op, ": seed must be int64 of shape [2] (key, offset), got shape ",
-                  shape_of(seed));
-  STD_TORCH_CHECK(seed.device() == samples.device() && seed.is_contiguous(), "fastadv::", op,
-                  ": seed must be contiguous and on the samples' device");
+  require(seed.dim() == 1 && seed.size(0) == 2 && seed.scalar_type() == ScalarType::Long, op,
+          "seed must be int64 of shape [2] (key, offset), got shape ", shape_of(seed));
+  require(seed.device() == samples.device() && seed.is_contiguous(), op,
+          "seed must be contiguous and on the samples' device");
 }
 
 inline void check_norm(const char* op, double norm) {
-  STD_TORCH_CHECK(norm == kInf || norm == 2.0, "fastadv::", op, ": norm must be inf or 2, got ", norm);
+  require(norm == kInf || norm == 2.0, op, "norm must be inf or 2, got ", norm);
 }
 
 /// Whether memory holds the samples one after the other without gaps, in whatever order inside a
@@ -162,7 +167,7 @@ inline void dispatch(const char* op, const Tensor& tensor, const Body& body) {
     case ScalarType::BFloat16:
       return body(TypeTag<BFloat16>{});
     default:
-      STD_TORCH_CHECK(false, "fastadv::", op, ": dtype must be float32, float64, float16 or bfloat16");
+      require(false, op, "dtype must be float32, float64, float16 or bfloat16");
   }
 }
 

@@ -42,7 +42,8 @@ def like(op: str, name: str, tensor: Tensor, model_name: str, model: Tensor) -> 
         )
     if tensor.device != model.device:
         raise RuntimeError(
-            f"fastadv::{op}: {name} must be on the device of {model_name}, {model.device}, got {tensor.device}"
+            f"fastadv::{op}: {name} must be on the device of {model_name}, {model.device}, "
+            f"got {tensor.device}"
         )
 
 
@@ -59,7 +60,7 @@ def one_per_sample(op: str, name: str, tensor: Tensor, batch: Tensor, dtype: tor
 
 
 def scalar_or_per_sample(op: str, name: str, tensor: Tensor, batch: Tensor) -> None:
-    """Refuse a tensor that is neither [] (on the samples' device or the CPU) nor [B], in the compute dtype."""
+    """Refuse what is not [] (on the CPU or the samples' device) or [B], in the compute dtype."""
     expected = compute_dtype(batch.dtype)
     if tensor.dtype != expected:
         raise RuntimeError(f"fastadv::{op}: {name} must be {expected}, got {tensor.dtype}")
@@ -77,7 +78,8 @@ def seed_tensor(op: str, tensor: Tensor, batch: Tensor) -> None:
     """Refuse a seed that is not int64 (key, offset) on the samples' device."""
     if tensor.shape != (2,) or tensor.dtype != torch.int64:
         raise RuntimeError(
-            f"fastadv::{op}: seed must be int64 of shape [2] (key, offset), got {tensor.dtype} {list(tensor.shape)}"
+            f"fastadv::{op}: seed must be int64 of shape [2] (key, offset), "
+            f"got {tensor.dtype} of shape {list(tensor.shape)}"
         )
     if tensor.device != batch.device:
         raise RuntimeError(f"fastadv::{op}: seed must be on the samples' device, {batch.device}")

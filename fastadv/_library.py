@@ -10,6 +10,7 @@ import math
 import os
 import platform
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -96,7 +97,8 @@ def build_info() -> dict[str, str]:
     }
 
 
-def _fake_pgd_step(
+def _fake_step(
+    op: str,
     x_adv: Tensor,
     x: Tensor,
     grad: Tensor,
@@ -108,13 +110,13 @@ def _fake_pgd_step(
     steepest: bool = True,
     active: Tensor | None = None,
 ) -> Tensor:
-    _checks.samples("pgd_step", "x_adv", x_adv)
-    _checks.like("pgd_step", "x", x, "x_adv", x_adv)
-    _checks.like("pgd_step", "grad", grad, "x_adv", x_adv)
-    _checks.scalar_or_per_sample("pgd_step", "eps", eps, x_adv)
-    _checks.scalar_or_per_sample("pgd_step", "step_size", step_size, x_adv)
+    _checks.samples(op, "x_adv", x_adv)
+    _checks.like(op, "x", x, "x_adv", x_adv)
+    _checks.like(op, "grad", grad, "x_adv", x_adv)
+    _checks.scalar_or_per_sample(op, "eps", eps, x_adv)
+    _checks.scalar_or_per_sample(op, "step_size", step_size, x_adv)
     if active is not None:
-        _checks.one_per_sample("pgd_step", "active", active, x_adv, torch.bool)
+        _checks.one_per_sample(op, "active", active, x_adv, torch.bool)
     return torch.empty_like(x_adv)
 
 
@@ -202,8 +204,8 @@ def _register() -> torch.library.Library:
     """Fake kernels and autograd rules of every operator; the registrations live as long as the result."""
     library = torch.library.Library("fastadv", "IMPL")
     fakes: dict[str, Callable[..., Tensor | None]] = {
-        "pgd_step": _fake_pgd_step,
-        "pgd_step_": lambda *args, **kwargs: (_fake_pgd_step(*args, **kwargs), None)[1],
+        "pgd_step": partial(_fake_step, "pgd_step"),
+        "pgd_step_": lambda *args, **kwargs: (_fake_step("pgd_step_", *args, **kwargs), None)[1],
         "project": _fake_project,
         "steepest": _fake_steepest,
         "random_in_ball": _fake_random_in_ball,

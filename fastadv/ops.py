@@ -62,7 +62,7 @@ def pgd_step(
     args = _step_arguments("pgd_step", x_adv, x, grad, eps, step_size, norm, bounds, rule, active)
     if is_native(x_adv):
         return torch.ops.fastadv.pgd_step.default(*args)
-    return _reference_step("pgd_step", *args)
+    return _in_format_of(x_adv, _reference_step("pgd_step", *args))
 
 
 def pgd_step_(
@@ -107,7 +107,7 @@ def project(delta: Tensor, eps: float | Tensor, norm: float) -> Tensor:
     if is_native(delta):
         return torch.ops.fastadv.project.default(delta, eps, norm)
     _checks.scalar_or_per_sample("project", "eps", eps, delta)
-    return reference.project(delta, eps, norm)
+    return _in_format_of(delta, reference.project(delta, eps, norm))
 
 
 def steepest(grad: Tensor, norm: float) -> Tensor:
@@ -127,7 +127,7 @@ def steepest(grad: Tensor, norm: float) -> Tensor:
     _checks.samples("steepest", "grad", grad)
     if is_native(grad):
         return torch.ops.fastadv.steepest.default(grad, norm)
-    return reference.steepest(grad, norm)
+    return _in_format_of(grad, reference.steepest(grad, norm))
 
 
 def random_in_ball(
@@ -171,7 +171,7 @@ def random_in_ball(
     _checks.seed_tensor("random_in_ball", seed, x)
     if ids is not None:
         _checks.one_per_sample("random_in_ball", "ids", ids, x, torch.int64)
-    return reference.random_in_ball(x, eps, norm, bounds=(lower, upper), seed=seed, ids=ids)
+    return _in_format_of(x, reference.random_in_ball(x, eps, norm, bounds=(lower, upper), seed=seed, ids=ids))
 
 
 _StepArguments = tuple[
@@ -226,8 +226,14 @@ def _reference_step(op: str, *args: *_StepArguments) -> Tensor:
 
 
 def _per_sample(op: str, name: str, value: float | Tensor, samples: Tensor) -> Tensor:
-    """A number or tensor in the compute dtype; numbers stay on the CPU, where the kernel reads them at once."""
+    """A number or tensor in the compute dtype; a number stays on the CPU, where the host reads it."""
     dtype = _checks.compute_dtype(samples.dtype)
     if isinstance(value, Tensor):
         return value.to(dtype)
     return torch.tensor(_checks.non_negative(op, name, value), dtype=dtype)
+
+
+def _in_format_of(model: Tensor, result: Tensor) -> Tensor:
+    """The result with the strides that a kernel gives it; mixed formats leave the reference with others."""
+    out = torch.empty_like(model)
+    return result if out.stride() == result.stride() else out.copy_(result)

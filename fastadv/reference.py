@@ -118,7 +118,7 @@ def random_in_ball(
     key = torch.tensor([seed, 0], device=x.device) if isinstance(seed, int) else seed
     ids = torch.arange(len(x), device=x.device) if ids is None else ids
     size = math.prod(x.shape[1:])
-    words = _random_words(key, ids, torch.arange((size + 3) // 4, device=x.device))
+    words = random_words(key, ids, torch.arange((size + 3) // 4, device=x.device))
     if norm == math.inf:
         unit = 2 * _open_uniform(words).flatten(1)[:, :size] - 1
         delta = unit.reshape(x.shape).to(dtype) * eps
@@ -126,7 +126,7 @@ def random_in_ball(
     else:
         normal = _box_muller(words).flatten(1)[:, :size].reshape(x.shape)
         last = torch.full((1,), _RADIUS_BLOCK, device=x.device)
-        u = _open_uniform(_random_words(key, ids, last)[:, 0, 0])
+        u = _open_uniform(random_words(key, ids, last)[:, 0, 0])
         radius = eps.double() * _over_samples((u.log() / max(size, 1)).exp(), normal) * SHRINK[dtype]
         delta = (normal * (radius / _l2_norm(normal))).to(dtype)
         limit = delta.abs()
@@ -157,7 +157,7 @@ def round_within(value: Tensor, origin: Tensor, limit: Tensor, dtype: torch.dtyp
     return torch.where(outside, nearest + back, nearest)  # exact, and differentiable as the identity
 
 
-def _random_words(seed: Tensor, ids: Tensor, blocks: Tensor) -> Tensor:
+def random_words(seed: Tensor, ids: Tensor, blocks: Tensor) -> Tensor:
     """Philox4x32-10 words [len(ids), len(blocks), 4] in int64: elements 4b..4b+3 of sample id are block b."""
     shape = (len(ids), len(blocks))
     key0, key1 = seed[0] & _MASK32, (seed[0] >> 32) & _MASK32

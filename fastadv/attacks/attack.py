@@ -1,7 +1,6 @@
 """What all attacks share: their interface, their result, and the care they take of the user's objects."""
 
 import contextlib
-import dataclasses
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -55,8 +54,13 @@ class Problem:
 
     def __getitem__(self, index: slice | Tensor) -> "Problem":
         """The samples at `index` as a problem of their own."""
-        fields = (getattr(self, field.name) for field in dataclasses.fields(self))
-        return Problem(*(None if field is None else field[index] for field in fields))
+        return Problem(
+            x=self.x[index],
+            y=None if self.y is None else self.y[index],
+            target=None if self.target is None else self.target[index],
+            ids=self.ids[index],
+            rows=self.rows[index],
+        )
 
     def of(self, value: float | Tensor) -> float | Tensor:
         """A user's number, or one number per sample of the user's batch, for these samples."""
@@ -163,7 +167,9 @@ def undisturbed(model: Model) -> Iterator[None]:
     In eval mode BatchNorm uses and keeps its statistics and dropout is off, so the attack meets the
     network that will be deployed, and its result does not depend on batch mates.
     """
-    training = [module for module in model.modules() if module.training] if isinstance(model, nn.Module) else []
+    training = (
+        [module for module in model.modules() if module.training] if isinstance(model, nn.Module) else []
+    )
     try:
         for module in training:
             module.training = False
@@ -179,7 +185,9 @@ def distances(x_adv: Tensor, x: Tensor, norm: float) -> Tensor:
     return torch.linalg.vector_norm((x_adv.double() - x.double()).flatten(1), norm, dim=1)
 
 
-def check_fields(attack: str, eps: float | Tensor, norm: float, bounds: Bounds, autocast: torch.dtype | None) -> None:
+def check_fields(
+    attack: str, eps: float | Tensor, norm: float, bounds: Bounds, autocast: torch.dtype | None
+) -> None:
     """Check the fields that attacks share; `attack` names it in errors. Raises ValueError."""
     if not isinstance(eps, Tensor) and not eps >= 0:
         raise ValueError(f"{attack}: eps must be at least 0, got {eps}")

@@ -115,14 +115,14 @@ class PGD:
         """Attack a batch.
 
         Args:
-            model: [B, ...] within bounds -> logits [B, K]. Attacked in eval mode; modes, gradients, parameters
-                and statistics are left as they were.
+            model: [B, ...] within bounds -> logits [B, K]. Attacked in eval mode; modes, gradients,
+                parameters and statistics are left as they were.
             x: [B, ...] floating point, finite, within bounds, of any shape. For float16 and bfloat16 the
                 iterates are kept in float32, and the model sees them rounded into the ball.
             y: [B] int64 true labels; None: the model's own predictions.
             target: [B] int64 or an int: attack towards these classes, not just away from y.
-            ids: [B] int64: which random numbers each sample gets; default 0 .. B-1. With them a sample's result
-                does not depend on its batch.
+            ids: [B] int64: which random numbers each sample gets; default 0 .. B-1. With them a sample's
+                result does not depend on its batch.
             on_step: called with (steps done, steps in all) after each step.
 
         Returns:
@@ -200,7 +200,9 @@ class _Search:
                 if len(z) == 0:
                     break
                 logits, values, grad = attack.gradient(self.model, self.seen(z), self.objective)
-                z, grad = self.record(z, logits, values, step > 0, grad)
+                rest = self.record(z, logits, values, moved=step > 0)
+                if rest is not None:
+                    z, grad = z[rest], grad[rest]
                 if len(z) > 0:
                     ops.pgd_step_(
                         z,
@@ -215,7 +217,7 @@ class _Search:
                 report(restart * attack.steps + step + 1)
             if len(z) > 0:
                 logits, values = self.evaluate(self.seen(z))
-                self.record(z, logits, values, True)
+                self.record(z, logits, values, moved=True)
         everyone = torch.arange(len(self.best), device=self.best.device)
         self.hand_over(everyone, self.best, self.best_loss, self.best_solves)
         report(attack.restarts * attack.steps)
@@ -234,7 +236,7 @@ class _Search:
         with torch.no_grad():
             values = self.objective(logits)
         if self.attack.early_stop:
-            self.record(x, logits, values, False)
+            self.record(x, logits, values, moved=False)
         else:
             self.evaluations += 1
 
@@ -283,10 +285,8 @@ class _Search:
             logits = self.model(x)
             return logits, self.objective(logits)
 
-    def record(
-        self, z: Tensor, logits: Tensor, values: Tensor, moved: bool, grad: Tensor | None = None
-    ) -> tuple[Tensor, Tensor | None]:
-        """Note what an evaluation found; returns z and grad of the samples that go on.
+    def record(self, z: Tensor, logits: Tensor, values: Tensor, *, moved: bool) -> Tensor | None:
+        """Note what an evaluation found; returns the index of the samples that go on, None for all.
 
         A start is no iterate: only `moved` points compete for the highest loss.
         """
@@ -300,14 +300,14 @@ class _Search:
             torch.where(better, values, self.best_loss, out=self.best_loss)
             torch.where(better, solved, self.best_solves, out=self.best_solves)
         if not self.attack.early_stop or not solved.any():
-            return z, grad
+            return None
         index = solved.nonzero().squeeze(1)
         self.hand_over(index, self.seen(z)[index], values[index], solved[index])
         rest = (~solved).nonzero().squeeze(1)
         self.problem = self.problem[rest]
         self.best, self.best_loss = self.best[rest], self.best_loss[rest]
         self.best_solves = self.best_solves[rest]
-        return z[rest], None if grad is None else grad[rest]
+        return rest
 
     def hand_over(self, index: Tensor, x_adv: Tensor, values: Tensor, success: Tensor) -> None:
         """Write the outcome for the samples at `index` of those in work."""

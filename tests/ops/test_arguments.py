@@ -1,0 +1,96 @@
+"""Bad arguments are refused in one line that names function, argument, what was expected and what came."""
+
+import math
+
+import pytest
+import torch
+
+from fastadv import ops
+from tests.ops.inputs import step_inputs
+
+STEP = {"eps": 0.1, "step_size": 0.1}
+
+
+def three(**replaced):
+    x_adv, x, grad = step_inputs((3, 4), torch.float32, "cpu")
+    return {"x_adv": x_adv, "x": x, "grad": grad} | STEP | replaced
+
+
+@pytest.mark.parametrize("step", [ops.pgd_step, ops.pgd_step_])
+@pytest.mark.parametrize(
+    ("replaced", "error", "message"),
+    [
+        ({"x": torch.zeros(3, 5)}, RuntimeError, r"x must have the shape of x_adv, \[3, 4\], got \[3, 5\]"),
+        ({"grad": torch.zeros(3, 4, 1)}, RuntimeError, r"grad must have the shape of x_adv"),
+        ({"grad": torch.zeros(3, 4, dtype=torch.half)}, RuntimeError, "grad must have the dtype of x_adv"),
+        ({"x": torch.zeros(3, 4, device="meta")}, RuntimeError, "x must be on the device of x_adv"),
+        (
+            {"x_adv": torch.zeros(3, 4, dtype=torch.int64)},
+            RuntimeError,
+            "x_adv must be float32, float64, float16",
+        ),
+        ({"x_adv": torch.tensor(1.0)}, RuntimeError, "x_adv must have a batch dimension, got a scalar"),
+        ({"eps": -0.1}, ValueError, "eps must be at least 0, got -0.1"),
+        ({"eps": math.nan}, ValueError, "eps must be at least 0, got nan"),
+        ({"eps": torch.zeros(2)}, RuntimeError, r"eps must have shape \[\] or \[3\], got \[2\]"),
+        ({"step_size": -1}, ValueError, "step_size must be at least 0, got -1"),
+        (
+            {"step_size": torch.zeros(3, 1)},
+            RuntimeError,
+            r"step_size must have shape \[\] or \[3\], got \[3, 1\]",
+        ),
+        ({"norm": 1}, ValueError, "norm must be inf or 2, got 1"),
+        ({"norm": 0.5}, ValueError, "norm must be inf or 2, got 0.5"),
+        ({"norm": math.nan}, ValueError, "norm must be inf or 2, got nan"),
+        ({"bounds": (1.0, 0.0)}, ValueError, r"bounds must be \(lower, upper\) with lower < upper"),
+        ({"rule": "sign"}, ValueError, "rule must be 'steepest' or 'gradient', got 'sign'"),
+        ({"active": torch.ones(3)}, RuntimeError, "active must be"),
+        (
+            {"active": torch.ones(4, dtype=torch.bool)},
+            RuntimeError,
+            r"active must have shape \[3\], got \[4\]",
+        ),
+    ],
+)
+def test_a_step_refuses(step, replaced, error, message, backend):
+    with pytest.raises(error, match=rf"fastadv::{step.__name__}: {message}") as raised:
+        step(**three(**replaced))
+    assert "\n" not in str(raised.value).splitlines()[0]
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "message"),
+    [
+        (
+            lambda: ops.project(torch.zeros(2, 3), -1.0, 2),
+            ValueError,
+            "project: eps must be at least 0, got -1",
+        ),
+        (lambda: ops.project(torch.zeros(2, 3), 1.0, 3), ValueError, "project: norm must be inf or 2, got 3"),
+        (
+            lambda: ops.project(torch.zeros(2, 3), torch.ones(3), 2),
+            RuntimeError,
+            r"project: eps must have shape",
+        ),
+        (lambda: ops.steepest(torch.zeros(3).int(), 2), RuntimeError, "steepest: grad must be float32"),
+        (lambda: ops.steepest(torch.zeros(2, 3), 1), ValueError, "steepest: norm must be inf or 2, got 1"),
+        (
+            lambda: ops.random_in_ball(torch.zeros(2, 3), 0.1, seed=-1),
+            ValueError,
+            r"random_in_ball: seed must be in \[0, 2\^63\), got -1",
+        ),
+        (
+            lambda: ops.random_in_ball(torch.zeros(2, 3), 0.1, seed=torch.tensor([1])),
+            RuntimeError,
+            r"random_in_ball: seed must be int64 of shape \[2\]",
+        ),
+        (
+            lambda: ops.random_in_ball(torch.zeros(2, 3), 0.1, seed=1, ids=torch.zeros(2)),
+            RuntimeError,
+            "random_in_ball: ids must be",
+        ),
+    ],
+)
+def test_an_operator_refuses(call, error, message, backend):
+    with pytest.raises(error, match=rf"fastadv::{message}"):
+        call()
