@@ -126,7 +126,18 @@ def pose(
             if not (value >= 0).all():
                 raise ValueError(f"{attack}: {name} must be at least 0, got {value.min().item()}")
     rows = torch.arange(len(x), device=x.device)
-    return Problem(x.detach(), y, target, rows if ids is None else ids, rows)
+    return Problem(
+        x=_usable(x.detach()),
+        y=None if y is None else _usable(y),
+        target=None if target is None else _usable(target),
+        ids=rows if ids is None else ids,
+        rows=rows,
+    )
+
+
+def _usable(tensor: Tensor) -> Tensor:
+    """A tensor that autograd may save: the clone of one that was made in inference mode."""
+    return tensor.clone() if tensor.is_inference() else tensor
 
 
 def check_labels(attack: str, problem: Problem, logits: Tensor) -> None:

@@ -75,19 +75,22 @@ class PGD:
 
     def __post_init__(self) -> None:
         """Refuse fields out of range."""
-        check_fields("PGD", self.eps, self.norm, self.bounds, self.autocast)
+        name = type(self).__name__
+        check_fields(name, self.eps, self.norm, self.bounds, self.autocast)
         if isinstance(self.step_size, int | float) and not self.step_size >= 0:
-            raise ValueError(f"PGD: step_size must be at least 0, got {self.step_size}")
+            raise ValueError(f"{name}: step_size must be at least 0, got {self.step_size}")
         if self.rule not in ("steepest", "gradient"):
-            raise ValueError(f"PGD: rule must be 'steepest' or 'gradient', got {self.rule!r}")
+            raise ValueError(f"{name}: rule must be 'steepest' or 'gradient', got {self.rule!r}")
         if isinstance(self.loss, str) and self.loss not in LOSSES:
-            raise ValueError(f"PGD: loss must be a callable or one of {', '.join(LOSSES)}, got {self.loss!r}")
-        for name in ("steps", "restarts", "chunk"):
-            value = getattr(self, name)
+            raise ValueError(
+                f"{name}: loss must be a callable or one of {', '.join(LOSSES)}, got {self.loss!r}"
+            )
+        for field in ("steps", "restarts", "chunk"):
+            value = getattr(self, field)
             if value is not None and (not isinstance(value, int) or value < 1):
-                raise ValueError(f"PGD: {name} must be an integer of at least 1, got {value}")
+                raise ValueError(f"{name}: {field} must be an integer of at least 1, got {value}")
         if isinstance(self.seed, int) and not 0 <= self.seed < 2**63:
-            raise ValueError(f"PGD: seed must be in [0, 2^63), got {self.seed}")
+            raise ValueError(f"{name}: seed must be in [0, 2^63), got {self.seed}")
 
     def __call__(
         self,
@@ -133,25 +136,26 @@ class PGD:
             ValueError: wrong shapes or devices; x not finite or outside bounds; labels that are no classes;
                 model output that is not [B, K] or not finite, or through which no gradient reaches x.
         """
-        steps = self.step_size if isinstance(self.step_size, Tensor) else None
-        problem = pose("PGD", x, y, target, ids, self.bounds, eps=self.eps, step_size=steps)
-        result = AttackResult(
-            x_adv=problem.x.clone(),
-            success=torch.zeros(len(x), dtype=torch.bool, device=x.device),
-            distance=torch.zeros(len(x), dtype=torch.float64, device=x.device),
-            loss=torch.zeros(len(x), dtype=compute_dtype(x.dtype), device=x.device),
-            queries=torch.zeros(len(x), dtype=torch.int64, device=x.device),
-        )
-        key = self.seed
-        if isinstance(key, torch.Generator):
-            key = int(torch.randint(2**63 - 1, (), generator=key, device=key.device))
         with undisturbed(model):
+            problem = pose(
+                type(self).__name__, x, y, target, ids, self.bounds, eps=self.eps, step_size=self.step_size
+            )
+            result = AttackResult(
+                x_adv=problem.x.clone(),
+                success=torch.zeros(len(x), dtype=torch.bool, device=x.device),
+                distance=torch.zeros(len(x), dtype=torch.float64, device=x.device),
+                loss=torch.zeros(len(x), dtype=compute_dtype(x.dtype), device=x.device),
+                queries=torch.zeros(len(x), dtype=torch.int64, device=x.device),
+            )
+            key = self.seed
+            if isinstance(key, torch.Generator):
+                key = int(torch.randint(2**63 - 1, (), generator=key, device=key.device))
             chunks = range(0, len(x), self.chunk or max(1, len(x)))
             for number, start in enumerate(chunks):
                 part = problem[start : start + chunks.step]
                 search = _Search(self, forward(model, self.autocast), part, key, result)
                 search.run(_Progress(on_step, number, len(chunks), self.restarts * self.steps))
-        result.distance.copy_(distances(result.x_adv, problem.x, self.norm))
+            result.distance.copy_(distances(result.x_adv, problem.x, self.norm))
         return result
 
 
@@ -177,6 +181,7 @@ class _Search:
 
     def __init__(self, attack: PGD, model: Forward, problem: Problem, key: int, result: AttackResult) -> None:
         self.attack = attack
+        self.name = type(attack).__name__
         self.model = model
         self.problem = problem
         self.key = key
@@ -231,7 +236,7 @@ class _Search:
         with torch.no_grad():
             logits = self.model(x)
         if self.problem.y is None:
-            check_labels("PGD", self.problem, logits)
+            check_labels(self.name, self.problem, logits)
             self.problem.y = logits.argmax(1)
         with torch.no_grad():
             values = self.objective(logits)
@@ -270,12 +275,12 @@ class _Search:
     def objective(self, logits: Tensor) -> Tensor:
         """[B] values to be maximised."""
         if self.evaluations == 0:
-            check_labels("PGD", self.problem, logits)
+            check_labels(self.name, self.problem, logits)
         assert self.problem.y is not None
         values = self.loss(logits, self.problem.y, self.problem.target)
         if values.shape != self.problem.y.shape:
             raise ValueError(
-                f"PGD: loss must return one value per sample, [{len(logits)}], got {list(values.shape)}"
+                f"{self.name}: loss must return one value per sample, [{len(logits)}], got {list(values.shape)}"
             )
         return values
 

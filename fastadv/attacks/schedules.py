@@ -8,6 +8,21 @@ Schedule = Callable[[int, int], float]
 
 
 @dataclass(frozen=True)
+class ConstantStep:
+    """Steps of `fraction` of eps, all alike.
+
+    Args:
+        fraction: of eps, > 0.
+    """
+
+    fraction: float
+
+    def __call__(self, step: int, steps: int) -> float:
+        """The step size at `step` as a fraction of eps."""
+        return self.fraction
+
+
+@dataclass(frozen=True)
 class StepDecay:
     """Large steps to get there, small ones to settle: the default of PGD.
 

@@ -1,0 +1,297 @@
+"""What holds for every attack. A new attack joins by one line in ATTACKS."""
+
+import dataclasses
+import math
+from functools import partial
+
+import pytest
+import torch
+
+from fastadv import FGSM, PGD
+from fastadv.attacks.losses import LOSSES
+from tests.attacks.nets import BatchInvariant, Norms, Recorder, samples
+
+ATTACKS = {
+    "fgsm": partial(FGSM, eps=0.15),
+    "fgsm-l2": partial(FGSM, eps=0.6, norm=2),
+    "pgd": partial(PGD, eps=0.1, steps=6),
+    "pgd-l2": partial(PGD, eps=0.5, norm=2, steps=6),
+    "pgd-restarts": partial(PGD, eps=0.07, steps=3, restarts=3, loss="margin"),
+    "pgd-clean-start": partial(PGD, eps=0.1, steps=5, step_size=0.03, random_start=False, loss="dlr"),
+    "pgd-raw-gradient": partial(PGD, eps=0.5, norm=2, steps=5, step_size=0.05, rule="gradient"),
+}
+pytestmark = pytest.mark.parametrize("make", ATTACKS.values(), ids=ATTACKS.keys())
+
+SHAPE = (3, 4, 5)
+
+
+def setting(batch=12, dtype=torch.float32, device="cpu"):
+    """(model, x, y): half the labels right, the others wrong from the start."""
+    model = BatchInvariant(math.prod(SHAPE)).to(device)
+    x = samples(batch, *SHAPE, dtype=dtype).to(device)
+    with torch.no_grad():
+        y = model(x).argmax(1)
+    y[::3] = (y[::3] + 1) % 5
+    return model, x, y
+
+
+def norm_of(delta, norm):
+    return torch.linalg.vector_norm(delta.double().flatten(1), norm, dim=1)
+
+
+def assert_in_ball_and_box(attack, x_adv, x, bounds=(0.0, 1.0)):
+    assert x_adv.dtype == x.dtype
+    assert x_adv.shape == x.shape
+    assert x_adv.isfinite().all()
+    if bounds is not None:
+        assert x_adv.min() >= torch.tensor(bounds[0], dtype=x.dtype)
+        assert x_adv.max() <= torch.tensor(bounds[1], dtype=x.dtype)
+    # eps as the compute dtype knows it, and one ulp of the float32 difference.
+    wide = torch.float64 if x.dtype == torch.float64 else torch.float32
+    eps = torch.as_tensor(attack.eps, dtype=wide).double()
+    assert (norm_of(x_adv.double() - x.double(), attack.norm) <= eps * (1 + 2**-23)).all()
+    if attack.norm == math.inf:
+        assert (x_adv - x).abs().max() <= attack.eps
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("early_stop", [True, False])
+def test_1_x_adv_is_in_ball_and_box_in_the_inputs_own_dtype(make, early_stop, dtype, device):
+    model, x, y = setting(dtype=dtype, device=device)
+    attack = make(early_stop=early_stop)
+    recorder = Recorder(model)
+    result = attack.run(recorder, x, y)
+    assert_in_ball_and_box(attack, result.x_adv, x)
+    assert all(seen.dtype == dtype for seen in recorder.inputs)
+    # Success is a statement about the tensor that comes back.
+    assert torch.equal(result.success, model(result.x_adv).argmax(1) != y)
+    assert torch.equal(result.distance, norm_of(result.x_adv.double() - x.double(), attack.norm))
+    assert (~torch.eq(result.x_adv, x)).any()
+
+
+def test_2_with_early_stop_the_first_success_comes_back_and_the_sample_leaves(make):
+    model, x, y = setting()
+    attack = make(early_stop=True)
+    result = attack.run(model, x, y)
+    solved_before = model(x).argmax(1) != y
+    assert solved_before.any()
+    assert torch.equal(result.x_adv[solved_before], x[solved_before])
+    assert (result.queries[solved_before] == 1).all()
+    attacked = result.success & ~solved_before
+    assert attacked.any()
+    for i in attacked.nonzero().flatten().tolist():
+        recorder = Recorder(model)
+        attack.run(recorder, x[i : i + 1], y[i : i + 1], ids=torch.tensor([i]))
+        succeeds = [bool(model(seen).argmax(1) != y[i]) for seen in recorder.inputs]
+        assert succeeds.index(True) == len(succeeds) - 1 == result.queries[i] - 1
+        assert torch.equal(recorder.inputs[-1][0], result.x_adv[i])
+
+
+def test_2_without_early_stop_the_iterate_of_highest_loss_comes_back_the_last_included(make):
+    model, x, y = setting()
+    attack = make(early_stop=False)
+    recorder = Recorder(model)
+    result = attack.run(recorder, x, y)
+    steps, restarts = getattr(attack, "steps", 1), getattr(attack, "restarts", 1)
+    assert len(recorder.inputs) == restarts * (steps + 1)
+    assert (result.queries == len(recorder.inputs)).all()
+    moved = [seen for number, seen in enumerate(recorder.inputs) if number % (steps + 1) > 0]
+    losses = torch.stack([value_of(attack, model(seen), y) for seen in moved])
+    best = losses.argmax(0)
+    expected = torch.stack([moved[best[i]][i] for i in range(len(x))])
+    assert torch.equal(result.x_adv, expected)
+    assert torch.allclose(result.loss, losses.amax(0))
+
+
+def value_of(attack, logits, y):
+    return LOSSES[attack.loss](logits, y, None)
+
+
+def test_2_a_targeted_sample_already_at_its_target_comes_back_unchanged(make):
+    model, x, _ = setting()
+    target = model(x).argmax(1)
+    target[::2] = (target[::2] + 1) % 5
+    result = make(early_stop=True).run(model, x, target=target)
+    assert torch.equal(result.x_adv[1::2], x[1::2])
+    assert result.success[1::2].all()
+    assert torch.equal(result.success, model(result.x_adv).argmax(1) == target)
+
+
+@pytest.mark.parametrize("early_stop", [True, False])
+def test_3_a_result_depends_on_the_sample_seed_and_id_not_on_batch_mates_or_chunks(make, early_stop):
+    model, x, y = setting()
+    attack = make(early_stop=early_stop)
+    whole = attack.run(model, x, y)
+    chunked = dataclasses.replace(attack, chunk=5).run(model, x, y)
+    for whole_field, chunked_field in zip(whole, chunked, strict=True):
+        assert torch.equal(whole_field, chunked_field)
+    order = torch.tensor([7, 1, 10])
+    some = attack.run(model, x[order], y[order], ids=order)
+    for whole_field, some_field in zip(whole, some, strict=True):
+        assert torch.equal(whole_field[order], some_field)
+
+
+def test_4_nothing_of_the_users_changes(make):
+    model = Norms()
+    model.norm.eval()  # a frozen BatchNorm inside a model that trains
+    model.head.bias.requires_grad_(False)
+    for number, parameter in enumerate(model.parameters()):
+        parameter.grad = torch.full_like(parameter, float(number))
+    x, y = samples(6, 3, 8, 8), torch.tensor([0, 1, 2, 3, 0, 1])
+    state = {name: value.clone() for name, value in model.state_dict().items()}
+    modes = {name: module.training for name, module in model.named_modules()}
+    x_before, y_before, rng = x.clone(), y.clone(), torch.get_rng_state()
+    make().run(model, x, y)
+    assert {name: module.training for name, module in model.named_modules()} == modes
+    assert all(torch.equal(value, state[name]) for name, value in model.state_dict().items())
+    assert [p.requires_grad for p in model.parameters()] == [True] * 5 + [False]
+    for number, parameter in enumerate(model.parameters()):
+        assert torch.equal(parameter.grad, torch.full_like(parameter, float(number)))
+    assert torch.equal(x, x_before)
+    assert not x.requires_grad
+    assert torch.equal(y, y_before)
+    assert torch.equal(torch.get_rng_state(), rng)
+
+
+def test_4_modes_are_restored_when_the_model_fails(make):
+    class Failing(Norms):
+        def forward(self, x):
+            raise KeyError("broken")
+
+    model = Failing()
+    with pytest.raises(KeyError):
+        make().run(model, samples(2, 3, 8, 8), torch.tensor([0, 1]))
+    assert all(module.training for module in model.modules())
+
+
+def test_5_gradients_of_parameters_are_never_computed(make):
+    model = Norms()
+
+    def refuse(_):
+        raise AssertionError("the gradient of a parameter was computed")
+
+    for parameter in model.parameters():
+        parameter.register_hook(refuse)
+    make(early_stop=False).run(model, samples(4, 3, 8, 8), torch.tensor([0, 1, 2, 3]))
+
+
+@pytest.mark.parametrize("precision", [torch.bfloat16, torch.float16])
+def test_6_only_the_model_runs_under_autocast_and_the_budget_is_kept(make, precision, device):
+    seen = []
+
+    class Watched(Norms):
+        def forward(self, x):
+            out = super().forward(x)
+            seen.append((torch.is_autocast_enabled(x.device.type), x.dtype, out.dtype))
+            return out
+
+    x, y = samples(4, 3, 8, 8).to(device), torch.tensor([0, 1, 2, 3], device=device)
+    attack = make(autocast=precision, early_stop=False)
+    result = attack.run(Watched().to(device), x, y)
+    assert set(seen) == {(True, torch.float32, precision)}
+    assert result.loss.dtype == torch.float32
+    assert not torch.is_autocast_enabled(device)
+    assert_in_ball_and_box(attack, result.x_adv, x)
+    # The iterates are float32's, not half's: most of them are no half number.
+    assert (result.x_adv.to(precision).float() != result.x_adv).float().mean() > 0.5
+
+
+def test_7_dropping_solved_samples_changes_no_other_samples_result(make):
+    model, x, y = setting(batch=20)
+    attack = make(early_stop=True)
+    result = attack.run(model, x, y)
+    assert 0 < result.success.sum()
+    for i in range(len(x)):  # alone, there is nobody to drop
+        alone = attack.run(model, x[i : i + 1], y[i : i + 1], ids=torch.tensor([i]))
+        assert torch.equal(alone.x_adv[0], result.x_adv[i])
+        assert alone.success[0] == result.success[i]
+
+
+@pytest.mark.parametrize("shape", [(9,), (4, 5), (1, 28, 28), (2, 3, 4, 5)])
+@pytest.mark.parametrize("bounds", [(-2.0, 3.0), None])
+def test_8_any_sample_shape_and_any_bounds_or_none(make, bounds, shape, device):
+    model = BatchInvariant(math.prod(shape)).to(device)
+    x = (samples(5, *shape) * 5 - 2).to(device)
+    y = model(x).argmax(1)
+    attack = make(bounds=bounds, early_stop=False)
+    x_adv = attack(model, x, y)
+    assert_in_ball_and_box(attack, x_adv, x, bounds)
+    assert (x_adv != x).any(dim=tuple(range(1, x.dim()))).all()
+
+
+def test_9_same_seed_same_result(make, device):
+    model, x, y = setting(device=device)
+    first, second = make().run(model, x, y), make().run(model, x, y)
+    for a, b in zip(first, second, strict=True):
+        assert torch.equal(a, b)
+
+
+@pytest.mark.parametrize("context", [torch.no_grad, torch.inference_mode, torch.enable_grad])
+def test_gradients_are_found_in_any_context(make, context):
+    model, x, y = setting()
+    with context():
+        x_adv = make()(model, x.clone(), y.clone())
+    assert torch.equal(x_adv, make()(model, x, y))
+    assert not x_adv.requires_grad
+
+
+def test_an_empty_batch_gives_an_empty_result(make):
+    model, x, y = setting()
+    result = make().run(model, x[:0], y[:0])
+    assert result.x_adv.shape == (0, *SHAPE)
+    assert result.success.shape == (0,)
+
+
+def test_without_labels_the_models_own_predictions_are_attacked(make):
+    model, x, _ = setting()
+    predicted = model(x).argmax(1)
+    assert torch.equal(make()(model, x), make()(model, x, predicted))
+
+
+REFUSED = [
+    (
+        {"x": torch.zeros(2, 3, dtype=torch.uint8)},
+        TypeError,
+        "x must be a floating-point tensor, got torch.uint8",
+    ),
+    ({"x": torch.zeros(3)}, ValueError, r"x must be a batch \[B, ...\], got shape \[3\]"),
+    ({"x": torch.tensor([[0.1, math.nan], [0, 0]])}, ValueError, "x must be finite"),
+    ({"x": torch.full((2, 3), 1.5)}, ValueError, r"x must lie within bounds \(0.0, 1.0\), got \[1.5, 1.5\]"),
+    ({"y": torch.tensor([0.0, 1.0])}, TypeError, "y must be int64, got torch.float32"),
+    ({"y": torch.tensor([0, 1, 2])}, ValueError, r"y must have shape \[2\], got \[3\]"),
+    ({"y": torch.tensor([0, 5])}, ValueError, "y must be classes 0 .. 4, got 0 .. 5"),
+    ({"target": torch.tensor([-1, 0])}, ValueError, "target must be classes 0 .. 4, got -1 .. 0"),
+    ({"ids": torch.tensor([0, 1, 2])}, ValueError, r"ids must have shape \[2\], got \[3\]"),
+    ({"model": lambda x: x.sum(1)}, ValueError, r"model must return logits \[2, K\] with K >= 2, got \[2\]"),
+    ({"model": lambda x: x / 0}, ValueError, "model returned NaN or infinite logits"),
+    ({"model": lambda x: x.detach()}, ValueError, "no gradient reaches x"),
+]
+
+
+@pytest.mark.parametrize(("replaced", "error", "message"), REFUSED, ids=[message for *_, message in REFUSED])
+def test_bad_arguments_are_refused_in_one_line_naming_the_attack(make, replaced, error, message):
+    attack = make()
+    arguments = {"model": BatchInvariant(3), "x": samples(2, 3), "y": torch.tensor([0, 1])} | replaced
+    if "model" in replaced:  # these models have three classes; the samples are theirs and not yet solved
+        arguments["y"] = arguments["x"].argmax(1)
+    prefix = "" if "gradient" in message else f"{type(attack).__name__}: "
+    with pytest.raises(error, match=f"^{prefix}.*{message}") as raised:
+        attack.run(**arguments)
+    assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("field", "message"),
+    [
+        ({"eps": -1.0}, "eps must be at least 0, got -1.0"),
+        ({"eps": math.nan}, "eps must be at least 0, got nan"),
+        ({"norm": 1}, "norm must be inf or 2, got 1"),
+        ({"bounds": (1.0, 0.0)}, r"bounds must be \(lower, upper\)"),
+        ({"autocast": torch.int8}, "autocast must be torch.float16, torch.bfloat16 or None"),
+        ({"chunk": 0}, "chunk must be an integer of at least 1, got 0"),
+        ({"loss": "hinge"}, "loss must be a callable or one of ce, margin, dlr, logit_gap, got 'hinge'"),
+    ],
+)
+def test_bad_fields_are_refused_when_the_attack_is_made(make, field, message):
+    with pytest.raises(ValueError, match=message):
+        make(**field)
