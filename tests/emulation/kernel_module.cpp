@@ -1,0 +1,115 @@
+// The kernels of csrc/kernels on the CPU, for Python. Arrays are [rows, cols] in memory that the caller owns
+// and may place at any address; float16 and bfloat16 come as uint16 bit patterns. Results are written to
+// `out`.
+#include <pybind11/numpy.h>
+#include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
+
+#include <map>
+#include <optional>
+#include <stdexcept>
+#include <string>
+#include <variant>
+
+#include "launchers.h"
+#include "schedule.h"
+
+namespace py = pybind11;
+
+namespace {
+
+using Bools = py::array_t<bool, py::array::c_style>;
+using Int64s = py::array_t<int64_t, py::array::c_style>;
+using PerSample = std::variant<double, py::array>;  // a constant, or an array of shape [] or [rows]
+
+// The samples of one call: they all have the dtype and the shape of the first.
+class Samples {
+ public:
+  Samples(const std::string& dtype, const py::array& first)
+      : dtype_(kDtypes.at(dtype).first),
+        format_(kDtypes.at(dtype).second),
+        shape_{first.shape(0), first.shape(1)} {}
+
+  Dtype dtype() const { return dtype_; }
+  Shape shape() const { return shape_; }
+  const void* read(const py::array& array) const {
+    const bool fits = array.ndim() == 2 && array.shape(0) == shape_.rows && array.shape(1) == shape_.cols;
+    if (!fits || array.dtype().char_() != format_ || !(array.flags() & py::array::c_style))
+      throw std::invalid_argument("expected a C-contiguous array of one shape and of the dtype named");
+    return array.data();
+  }
+  void* write(py::array& array) const {
+    read(array);
+    return array.mutable_data();
+  }
+  Values per_sample(const PerSample& value) const {
+    if (const auto* constant = std::get_if<double>(&value)) return {nullptr, 0, *constant};
+    const auto& array = std::get<py::array>(value);
+    if (array.dtype().char_() != (dtype_ == Dtype::float64 ? 'd' : 'f') || array.ndim() > 1 ||
+        (array.ndim() == 1 && array.shape(0) != shape_.rows))
+      throw std::invalid_argument("expected shape [] or [rows], float32, or float64 for float64 samples");
+    return {array.data(), array.ndim() == 0 ? 0 : array.strides(0) / array.itemsize(), 0};
+  }
+
+ private:
+  inline static const std::map<std::string, std::pair<Dtype, char>> kDtypes = {
+      {"float32", {Dtype::float32, 'f'}},
+      {"float64", {Dtype::float64, 'd'}},
+      {"float16", {Dtype::float16, 'H'}},
+      {"bfloat16", {Dtype::bfloat16, 'H'}}};
+  Dtype dtype_;
+  char format_;
+  Shape shape_;
+};
+
+template <class T>
+const T* data_or_null(const std::optional<py::array_t<T, py::array::c_style>>& array) {
+  return array ? array->data() : nullptr;
+}
+
+}  // namespace
+
+PYBIND11_MODULE(kernel_module, m) {
+  using py::arg;
+  const auto infinite = [] { return std::pair(-HUGE_VAL, HUGE_VAL); };
+
+  m.def("set_order", &set_order, arg("order"), arg("seed") = 0);
+  m.def("take_launched", &take_launched);
+  m.def(
+      "pgd_step",
+      [](const std::string& dtype, double norm, py::array out, const py::array& x_adv, const py::array& x,
+         const py::array& grad, const PerSample& eps, const PerSample& step_size,
+         const std::optional<Bools>& active, std::pair<double, double> bounds, bool steepest) {
+        const Samples samples(dtype, out);
+        pgd_step(samples.dtype(), norm, samples.write(out), samples.read(x_adv), samples.read(x),
+                 samples.read(grad), samples.per_sample(eps), samples.per_sample(step_size),
+                 data_or_null(active), {bounds.first, bounds.second}, steepest, samples.shape());
+      },
+      arg("dtype"), arg("norm"), arg("out"), arg("x_adv"), arg("x"), arg("grad"), arg("eps"),
+      arg("step_size"), arg("active") = py::none(), arg("bounds") = infinite(), arg("steepest") = true);
+  m.def(
+      "project",
+      [](const std::string& dtype, double norm, py::array out, const py::array& delta, const PerSample& eps) {
+        const Samples samples(dtype, out);
+        project(samples.dtype(), norm, samples.write(out), samples.read(delta), samples.per_sample(eps),
+                samples.shape());
+      },
+      arg("dtype"), arg("norm"), arg("out"), arg("delta"), arg("eps"));
+  m.def(
+      "steepest",
+      [](const std::string& dtype, double norm, py::array out, const py::array& grad) {
+        const Samples samples(dtype, out);
+        steepest(samples.dtype(), norm, samples.write(out), samples.read(grad), samples.shape());
+      },
+      arg("dtype"), arg("norm"), arg("out"), arg("grad"));
+  m.def(
+      "random_in_ball",
+      [](const std::string& dtype, double norm, py::array out, const py::array& x, const PerSample& eps,
+         const Int64s& seed, const std::optional<Int64s>& ids, std::pair<double, double> bounds) {
+        const Samples samples(dtype, out);
+        random_in_ball(samples.dtype(), norm, samples.write(out), samples.read(x), samples.per_sample(eps),
+                       data_or_null(ids), seed.data(), {bounds.first, bounds.second}, samples.shape());
+      },
+      arg("dtype"), arg("norm"), arg("out"), arg("x"), arg("eps"), arg("seed"), arg("ids") = py::none(),
+      arg("bounds") = infinite());
+}

@@ -1,0 +1,30 @@
+// The kernels' host launchers without their types: one function per operator, which picks the instantiation.
+#pragma once
+
+#include <cstdint>
+
+enum class Dtype { float32, float64, float16, bfloat16 };
+
+// fastadv::PerSample for any type: one value per row `stride` apart, or the constant where `values` is null.
+struct Values {
+  const void* values;
+  int64_t stride;
+  double constant;
+};
+
+struct Shape {
+  int64_t rows;
+  int64_t cols;
+};
+
+struct Bounds {
+  double lower;
+  double upper;
+};
+
+void pgd_step(Dtype dtype, double norm, void* out, const void* x_adv, const void* x, const void* grad,
+              Values eps, Values step_size, const bool* active, Bounds bounds, bool steepest, Shape shape);
+void project(Dtype dtype, double norm, void* out, const void* delta, Values eps, Shape shape);
+void steepest(Dtype dtype, double norm, void* out, const void* grad, Shape shape);
+void random_in_ball(Dtype dtype, double norm, void* out, const void* x, Values eps, const int64_t* ids,
+                    const int64_t* seed, Bounds bounds, Shape shape);

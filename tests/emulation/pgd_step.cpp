@@ -1,0 +1,27 @@
+#include "pgd_step.cuh"
+
+#include "dispatch.h"
+
+void pgd_step(Dtype dtype, double norm, void* out, const void* x_adv, const void* x, const void* grad,
+              Values eps, Values step_size, const bool* active, Bounds bounds, bool steepest, Shape shape) {
+  dispatch(dtype, [&]<class T>(T) {
+    using C = fastadv::Compute<T>;
+    const fastadv::PgdStepArgs<T> args{
+        .out = static_cast<T*>(out),
+        .x_adv = static_cast<const T*>(x_adv),
+        .x = static_cast<const T*>(x),
+        .grad = static_cast<const T*>(grad),
+        .eps = per_sample<T>(eps),
+        .step_size = per_sample<T>(step_size),
+        .active = active,
+        .lower = static_cast<C>(bounds.lower),
+        .upper = static_cast<C>(bounds.upper),
+        .steepest = steepest,
+        .rows = shape.rows,
+        .cols = shape.cols,
+    };
+    if (std::isinf(norm)) return fastadv::launch_linf_pgd_step(args, nullptr);
+    auto scratch = poisoned(fastadv::scratch_doubles<fastadv::L2PgdStep<T>>(shape.rows, shape.cols));
+    fastadv::launch_l2_pgd_step(args, scratch.data(), nullptr);
+  });
+}

@@ -1,0 +1,449 @@
+"""The CUDA kernels' own source, run on the CPU, against the PyTorch reference."""
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from types import ModuleType
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from fastadv import reference
+
+ORDERS = [("forward", 0), ("reverse", 0), ("shuffled", 1)]
+DTYPES = [torch.float32, torch.float64, torch.float16, torch.bfloat16]
+# Around a pack, a warp, a block. Up to 512 a warp takes a sample, up to 16384 a block, beyond that several.
+COLS = [1, 2, 3, 5, 31, 33, 127, 129, 1000, 4097, 10007, 20011]
+NORMS = [math.inf, 2.0]
+BITS = {1: torch.uint8, 2: torch.uint16, 4: torch.int32, 8: torch.int64}
+GUARD = 16  # elements in front of a tensor and behind it: a multiple of 16 bytes in every dtype
+
+LoadModule = Callable[[str, str], ModuleType]
+
+every_dtype = pytest.mark.parametrize("dtype", DTYPES, ids=lambda dtype: str(dtype).removeprefix("torch."))
+every_norm = pytest.mark.parametrize("norm", NORMS)
+every_size = pytest.mark.parametrize("cols", COLS)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread() -> Iterator[None]:
+    """On tensors this small PyTorch's threads would only wait for each other."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture
+def kernels(load_module: LoadModule) -> ModuleType:
+    return load_module("kernel_module", "plain")
+
+
+def rows_for(cols: int) -> int:
+    """Several warps' and blocks' worth of samples where they are short; always an odd number."""
+    return 19 if cols < 200 else 3
+
+
+def array(tensor: Tensor) -> NDArray[np.generic]:
+    """The tensor's memory as NumPy has it; float16 and bfloat16 as bit patterns."""
+    return (tensor.view(torch.uint16) if tensor.element_size() == 2 else tensor).numpy()
+
+
+def array_or_float(value: Tensor | float) -> NDArray[np.generic] | float:
+    return value if isinstance(value, float) else value.numpy()
+
+
+def bits(tensor: Tensor) -> Tensor:
+    return tensor.view(BITS[tensor.element_size()])
+
+
+class Output:
+    """Poisoned memory for a result, `offset` elements beyond a 16-byte boundary."""
+
+    def __init__(self, like: Tensor, offset: int = 0) -> None:
+        self.buffer = torch.full((like.numel() + 2 * GUARD + offset,), math.nan, dtype=like.dtype)
+        self.begin, self.end = GUARD + offset, GUARD + offset + like.numel()
+        self.tensor = self.buffer[self.begin : self.end].view(like.shape)
+
+    def checked(self) -> Tensor:
+        outside = torch.cat([self.buffer[: self.begin], self.buffer[self.end :]])
+        poison = torch.full_like(outside, math.nan)
+        assert torch.equal(bits(outside), bits(poison)), "the kernel wrote outside its output"
+        assert not self.tensor.isnan().any(), "the kernel left elements unwritten, or made a NaN"
+        return self.tensor
+
+
+def moved_by(tensor: Tensor, offset: int) -> Tensor:
+    """A copy of the tensor `offset` elements beyond a 16-byte boundary."""
+    return Output(tensor, offset).tensor.copy_(tensor)
+
+
+def in_every_order(kernels: ModuleType, run: Callable[[], Tensor]) -> Tensor:
+    """The result of `run`, which must have the same bits in every order of blocks, warps and lanes."""
+    results = []
+    for order in ORDERS:
+        kernels.set_order(*order)
+        results.append(run())
+    for result in results[1:]:
+        assert torch.equal(bits(results[0]), bits(result)), "the result depends on the order of execution"
+    return results[0]
+
+
+def assert_same_bits(actual: Tensor, expected: Tensor) -> None:
+    assert_equal(actual, expected)
+    assert torch.equal(bits(actual), bits(expected)), "the results differ in the sign of a zero"
+
+
+def assert_equal(actual: Tensor, expected: Tensor) -> None:
+    differs = actual != expected
+    assert not differs.any(), f"got {actual[differs][:5]}, expected {expected[differs][:5]}"
+
+
+def assert_rounded_alike(actual: Tensor, expected: Tensor, magnitude: Tensor) -> None:
+    """For l2: kernel and reference differ in how they sum and scale, not in what they compute.
+
+    Allowed are the neighbour in the dtype, because a last digit may tip the rounding; four roundings of the
+    compute dtype on terms of the given magnitude; and the float64 error of sums over samples of this length.
+    """
+    compute = torch.finfo(torch.float64 if actual.dtype == torch.float64 else torch.float32)
+    wide = expected.double()
+    ulp = torch.nextafter(expected.abs(), torch.full_like(expected, math.inf)).double() - wide.abs()
+    relative = 4 * compute.eps + math.sqrt(actual.shape[1]) * torch.finfo(torch.float64).eps
+    excess = (actual.double() - wide).abs() - ulp - relative * magnitude.double()
+    assert (excess <= 0).all(), (
+        f"beyond the tolerance by up to {excess.max()}, ulps there {ulp.flatten()[excess.argmax()]}"
+    )
+
+
+def random_numbers(cols: int, dtype: torch.dtype) -> Callable[[], Tensor]:
+    """Normal numbers [rows, cols], other ones in each call."""
+    generator = torch.Generator().manual_seed(cols)
+    shape = (rows_for(cols), cols)
+    return lambda: torch.randn(shape, generator=generator, dtype=torch.float64).to(dtype)
+
+
+def radii(kind: str, eps: float, rows: int, dtype: torch.dtype) -> Tensor | float:
+    """A radius or step size as each way of passing it: a host constant, [], or [rows] with gaps and zeros."""
+    compute = torch.float64 if dtype == torch.float64 else torch.float32
+    if kind == "constant":
+        return eps
+    if kind == "shared":
+        return torch.tensor(eps, dtype=compute)
+    spread = torch.linspace(0, 2 * eps, 2 * rows, dtype=compute)
+    return spread[::2]
+
+
+# pgd_step
+
+
+@dataclass(frozen=True)
+class StepCase:
+    """One way of calling pgd_step."""
+
+    numbers: str = "random"
+    rule: str = "steepest"
+    radius: str = "constant"
+    bounds: tuple[float, float] | None = (0.0, 1.0)
+    some_active: bool = False
+    in_place: bool = False
+    offsets: tuple[int, int, int, int] = (0, 0, 0, 0)  # of out, x_adv, x, grad
+
+
+STEP_CASES = {
+    "plain": StepCase(),
+    "gradient": StepCase(rule="gradient", radius="shared"),
+    "per_sample": StepCase(radius="per_sample", some_active=True),
+    "per_sample_gradient": StepCase(radius="per_sample", rule="gradient", some_active=True, bounds=None),
+    "ties": StepCase(numbers="ties"),
+    "tiny": StepCase(numbers="tiny"),
+    "not_finite": StepCase(numbers="not_finite", bounds=None),
+    "not_finite_gradient": StepCase(numbers="not_finite", rule="gradient"),
+    "in_place": StepCase(in_place=True, radius="per_sample", some_active=True, offsets=(1, 1, 1, 1)),
+    "shifted": StepCase(offsets=(1, 1, 1, 1)),
+    "shifted_apart": StepCase(offsets=(0, 1, 0, 3), some_active=True),
+}
+
+
+class Step:
+    """The inputs of a case, and what becomes of them."""
+
+    def __init__(self, case: StepCase, norm: float, cols: int, dtype: torch.dtype) -> None:
+        self.case, self.norm, self.dtype = case, norm, dtype
+        rows = rows_for(cols)
+        normal = random_numbers(cols, dtype)
+        eps = 0.25 if norm == math.inf else 0.25 * math.sqrt(cols)
+        x, grad = normal().sigmoid(), normal()
+        x_adv = x + eps * normal() / (1 if norm == math.inf else math.sqrt(cols))
+        if case.numbers == "ties":  # multiples of 1/8 meet the ball, the box and zero gradients exactly
+            x, grad = (x * 8).round() / 8, grad.round().clamp(-1, 1)
+            x_adv = x + 0.25 * normal().round().clamp(-1, 1)
+        if case.numbers == "tiny":  # in float16: subnormal
+            grad *= 1e-7 if dtype == torch.float16 else 1e-30
+            grad[0] = 0
+        if case.numbers == "not_finite":
+            grad[0, cols // 2] = math.nan
+            grad[1, 0] = -math.inf
+            grad[2, -1] = math.inf
+        if case.bounds is not None:
+            x_adv = x_adv.clamp(*case.bounds)
+        _, *offsets = case.offsets
+        self.x_adv, self.x, self.grad = map(moved_by, (x_adv, x, grad), offsets)
+        self.eps = radii(case.radius, eps, rows, dtype)
+        self.step_size = radii(case.radius, 0.3 * eps, rows, dtype)
+        self.active = torch.arange(rows) % 3 != 1 if case.some_active else None
+
+    def expected(self) -> Tensor:
+        return reference.pgd_step(
+            self.x_adv,
+            self.x,
+            self.grad,
+            eps=self.eps,
+            step_size=self.step_size,
+            norm=self.norm,
+            bounds=self.case.bounds,
+            rule=self.case.rule,
+            active=self.active,
+        )
+
+    def run(self, kernels: ModuleType) -> Tensor:
+        out = Output(self.x_adv, self.case.offsets[0])
+        if self.case.in_place:
+            out.tensor.copy_(self.x_adv)
+        kernels.pgd_step(
+            dtype=str(self.dtype).removeprefix("torch."),
+            norm=self.norm,
+            out=array(out.tensor),
+            x_adv=array(out.tensor if self.case.in_place else self.x_adv),
+            x=array(self.x),
+            grad=array(self.grad),
+            eps=array_or_float(self.eps),
+            step_size=array_or_float(self.step_size),
+            active=None if self.active is None else self.active.numpy(),
+            bounds=self.case.bounds or (-math.inf, math.inf),
+            steepest=self.case.rule == "steepest",
+        )
+        return out.checked()
+
+
+@every_dtype
+@every_size
+@pytest.mark.parametrize("case", STEP_CASES.values(), ids=STEP_CASES)
+def test_the_linf_pgd_step_has_the_references_bits(
+    kernels: ModuleType, case: StepCase, cols: int, dtype: torch.dtype
+) -> None:
+    step = Step(case, math.inf, cols, dtype)
+    assert_same_bits(in_every_order(kernels, lambda: step.run(kernels)), step.expected())
+
+
+@every_dtype
+@every_size
+@pytest.mark.parametrize("case", STEP_CASES.values(), ids=STEP_CASES)
+def test_the_l2_pgd_step_is_the_references(
+    kernels: ModuleType, case: StepCase, cols: int, dtype: torch.dtype
+) -> None:
+    step = Step(case, 2.0, cols, dtype)
+    actual, expected = in_every_order(kernels, lambda: step.run(kernels)), step.expected()
+    x = step.x.double()
+    assert_rounded_alike(actual, expected, (step.x_adv.double() - x).abs() + (expected.double() - x).abs())
+    moved = torch.ones(len(x), dtype=torch.bool) if step.active is None else step.active
+    distance = (actual.double() - x).norm(dim=1)
+    assert (distance <= torch.as_tensor(step.eps, dtype=torch.float64) * (1 + 1e-15))[moved].all()
+    assert_same_bits(actual[~moved], step.x_adv[~moved])
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+def test_an_l2_gradient_of_norm_1e_30_moves_the_sample_by_the_whole_step(
+    kernels: ModuleType, dtype: torch.dtype
+) -> None:
+    step = Step(StepCase(numbers="tiny", bounds=None), 2.0, 1000, dtype)
+    step.x_adv.copy_(step.x.zero_())
+    assert 0 < step.grad[1].double().norm() < 1e-28
+    distance = step.run(kernels).double().norm(dim=1)
+    assert distance[0] == 0  # whose gradient is zero
+    assert (
+        (distance[1:] / step.step_size - 1).abs() <= torch.finfo(dtype).eps
+    ).all()  # elements are rounded inwards
+
+
+# project, steepest, random_in_ball
+
+
+@dataclass(frozen=True)
+class Case:
+    """One way of calling an operator of one input."""
+
+    radius: str = "constant"
+    offsets: tuple[int, int] = (0, 0)  # of out and of the input
+
+
+CASES = {
+    "plain": Case(),
+    "shared_shifted": Case(radius="shared", offsets=(1, 1)),
+    "per_sample_shifted_apart": Case(radius="per_sample", offsets=(0, 1)),
+}
+every_case = pytest.mark.parametrize("case", CASES.values(), ids=CASES)
+
+
+def uneven(cols: int, dtype: torch.dtype) -> Tensor:
+    """Samples of very different norms: zero, tiny, moderate and beyond any eps."""
+    scale = torch.tensor([0, 1e-30, 0.01, 1, 50] * 4, dtype=torch.float64)
+    return (random_numbers(cols, torch.float64)() * scale[: rows_for(cols), None]).to(dtype)
+
+
+def run_unary(
+    kernels: ModuleType, op: str, norm: float, samples: Tensor, case: Case, **arguments: object
+) -> Tensor:
+    placed = array(moved_by(samples, case.offsets[1]))
+
+    def run() -> Tensor:
+        out = Output(samples, case.offsets[0])
+        name = str(samples.dtype).removeprefix("torch.")
+        getattr(kernels, op)(name, norm, array(out.tensor), placed, **arguments)
+        return out.checked()
+
+    return in_every_order(kernels, run)
+
+
+@every_dtype
+@every_norm
+@every_size
+@every_case
+def test_project_is_the_references(
+    kernels: ModuleType, case: Case, cols: int, norm: float, dtype: torch.dtype
+) -> None:
+    delta = uneven(cols, dtype).flipud()  # so that short batches have samples beyond eps too
+    eps = radii(case.radius, 0.7, len(delta), dtype)
+    actual = run_unary(kernels, "project", norm, delta, case, eps=array_or_float(eps))
+    expected = reference.project(delta, eps, norm)
+    if norm == math.inf:
+        assert_equal(actual, expected)  # torch.maximum(0.0, -0.0) may be either, which is eps 0 here
+        return
+    assert_rounded_alike(actual, expected, expected.abs())
+    limit = torch.as_tensor(eps, dtype=torch.float64)
+    assert (actual.double().norm(dim=1) <= limit * (1 + 1e-15)).all()
+    inside = delta.double().norm(dim=1) <= limit
+    assert_same_bits(actual[inside], delta[inside])
+
+
+@every_dtype
+@every_norm
+@every_size
+@pytest.mark.parametrize("offsets", [(0, 0), (1, 1), (0, 1)])
+def test_steepest_is_the_references(
+    kernels: ModuleType, offsets: tuple[int, int], cols: int, norm: float, dtype: torch.dtype
+) -> None:
+    grad = uneven(cols, dtype)
+    grad[2, 0] = math.inf
+    actual = run_unary(kernels, "steepest", norm, grad, Case(offsets=offsets))
+    expected = reference.steepest(grad, norm)
+    if norm == math.inf:
+        assert_same_bits(actual, expected)
+    else:
+        assert_rounded_alike(actual, expected, expected.abs())
+
+
+@every_dtype
+@every_norm
+@every_size
+@every_case
+def test_random_in_ball_is_the_references(
+    kernels: ModuleType, case: Case, cols: int, norm: float, dtype: torch.dtype
+) -> None:
+    x = random_numbers(cols, dtype)().sigmoid()
+    eps = radii(case.radius, 0.3 if norm == math.inf else 0.3 * math.sqrt(cols), len(x), dtype)
+    seed = torch.tensor([-123456789012345, 7 + cols])
+    ids = None if case.radius == "constant" else torch.arange(len(x)) * 3_000_000_019 + 5
+    bounds = (0.0, 1.0) if case.radius == "constant" else None
+    actual = run_unary(
+        kernels,
+        "random_in_ball",
+        norm,
+        x,
+        case,
+        eps=array_or_float(eps),
+        seed=seed.numpy(),
+        ids=None if ids is None else ids.numpy(),
+        bounds=bounds or (-math.inf, math.inf),
+    )
+    expected = reference.random_in_ball(x, eps, norm, bounds=bounds, seed=seed, ids=ids)
+    if norm == math.inf:
+        assert_same_bits(actual, expected)
+    else:
+        assert_rounded_alike(actual, expected, (expected - x).abs())
+
+
+# shapes, tiers and determinism
+
+
+@every_norm
+@pytest.mark.parametrize("shape", [(0, 7), (3, 0), (0, 0)])
+def test_nothing_is_launched_for_empty_batches_and_empty_samples(
+    kernels: ModuleType, shape: tuple[int, int], norm: float
+) -> None:
+    empty = np.empty(shape, np.float32)
+    kernels.take_launched()
+    kernels.pgd_step("float32", norm, empty, empty, empty, empty, eps=1.0, step_size=1.0)
+    kernels.project("float32", norm, empty, empty, eps=1.0)
+    kernels.steepest("float32", norm, empty, empty)
+    kernels.random_in_ball("float32", norm, empty, empty, eps=1.0, seed=np.zeros(2, np.int64))
+    assert kernels.take_launched() == []
+
+
+@pytest.mark.parametrize(
+    ("cols", "launches"),
+    [
+        (512, ["(row_kernel<Op, kWarp>)"]),
+        (513, ["(row_kernel<Op, kThreads>)"]),
+        (16384, ["(row_kernel<Op, kThreads>)"]),
+        (16385, ["(chunk_sums_kernel<Op>)", "(chunk_write_kernel<Op>)"]),
+    ],
+)
+def test_each_l2_tier_is_taken_for_its_sizes_and_right_at_their_ends(
+    kernels: ModuleType, cols: int, launches: list[str]
+) -> None:
+    step = Step(StepCase(), 2.0, cols, torch.float32)
+    kernels.take_launched()
+    actual, expected = step.run(kernels), step.expected()
+    assert kernels.take_launched() == launches
+    x = step.x.double()
+    assert_rounded_alike(actual, expected, (step.x_adv.double() - x).abs() + (expected.double() - x).abs())
+
+
+def test_a_sample_of_more_chunks_than_a_block_has_threads_is_projected_right(kernels: ModuleType) -> None:
+    delta = torch.randn(1, 257 * 8192 + 3, generator=torch.Generator().manual_seed(0))
+    out = Output(delta)
+    kernels.project("float32", 2.0, array(out.tensor), array(delta), eps=3.0)
+    expected = reference.project(delta, 3.0, 2.0)
+    assert_rounded_alike(out.checked(), expected, expected.abs())
+
+
+@every_dtype
+@pytest.mark.parametrize("cols", [5, 1000, 20011])
+def test_the_bits_of_an_l2_step_depend_neither_on_batch_mates_nor_on_alignment(
+    kernels: ModuleType, cols: int, dtype: torch.dtype
+) -> None:
+    step = Step(StepCase(), 2.0, cols, dtype)
+    together = step.run(kernels)
+    inputs = step.x_adv, step.x, step.grad
+    for row in range(rows_for(cols)):
+        step.x_adv, step.x, step.grad = (moved_by(each[row : row + 1], row % 4) for each in inputs)
+        assert_same_bits(step.run(kernels), together[row : row + 1])
+
+
+def test_a_barrier_missing_from_the_block_reduction_is_caught(load_module: LoadModule) -> None:
+    kernels = load_module("kernel_module", "missing_barrier")
+    delta = torch.randn(3, 4097, generator=torch.Generator().manual_seed(0))
+    expected = reference.project(delta, 0.7, 2.0)
+    caught = []
+    for order in ORDERS:
+        kernels.set_order(*order)
+        out = Output(delta)
+        kernels.project("float32", 2.0, array(out.tensor), array(delta), eps=0.7)
+        try:
+            assert_rounded_alike(out.checked(), expected, expected.abs())
+        except AssertionError as error:
+            caught.append(str(error))
+    assert caught
