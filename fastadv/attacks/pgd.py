@@ -280,7 +280,8 @@ class _Search:
         values = self.loss(logits, self.problem.y, self.problem.target)
         if values.shape != self.problem.y.shape:
             raise ValueError(
-                f"{self.name}: loss must return one value per sample, [{len(logits)}], got {list(values.shape)}"
+                f"{self.name}: loss must return one value per sample, [{len(logits)}], "
+                f"got {list(values.shape)}"
             )
         return values
 
