@@ -60,19 +60,32 @@ def load_image(path: str | Path, size: int | tuple[int, int] | None = None, *, c
 def save_png(image: Tensor, path: str | Path) -> None:
     """Write an image [C, H, W] in [0, 1], C = 1 or 3, as an 8-bit PNG.
 
-    Nothing is lost: the image's values must lie on the grid of multiples of 1/255 (see `quantize`).
+    Nothing is lost: the image must be made of multiples of 1/255 (see `quantize`).
 
     Raises:
-        ValueError: they do not, or the shape is another one.
+        ValueError: it is not, or the shape is another one.
     """
     if image.dim() != 3 or image.shape[0] not in (1, 3):
         raise ValueError(f"save_png: expected [1 or 3, H, W], got {list(image.shape)}")
-    scaled = image.detach().cpu().double() * LEVELS
-    pixels = scaled.round()
-    if not bool(((scaled - pixels).abs() < 1e-3).all() and (pixels >= 0).all() and (pixels <= LEVELS).all()):
-        raise ValueError("save_png: values off the grid of 8 bits would be rounded; quantize the image first")
-    array = pixels.to(torch.uint8).permute(1, 2, 0).numpy()
+    array = levels(image).to("cpu", torch.uint8).permute(1, 2, 0).numpy()
     Image.fromarray(array.squeeze(-1) if image.shape[0] == 1 else array).save(path, format="PNG")
+
+
+def levels(image: Tensor) -> Tensor:
+    """The whole numbers 0 to 255, in float64, that an 8-bit image is made of.
+
+    Raises:
+        ValueError: some value is no multiple of 1/255 in [0, 1].
+    """
+    scaled = image.detach().double() * LEVELS
+    rounded = scaled.round()
+    if not bool(
+        ((scaled - rounded).abs() < 1e-3).all() and (rounded >= 0).all() and (rounded <= LEVELS).all()
+    ):
+        raise ValueError(
+            "expected an 8-bit image: multiples of 1/255 in [0, 1], as of load_image or quantize"
+        )
+    return rounded
 
 
 def quantize(x_adv: Tensor, x: Tensor, *, eps: float, norm: float = math.inf) -> Tensor:
@@ -83,7 +96,7 @@ def quantize(x_adv: Tensor, x: Tensor, *, eps: float, norm: float = math.inf) ->
     fraction for the whole sample, and it is the smallest that keeps ||q - x|| <= min(eps, ||x_adv - x||).
 
     Args:
-        x_adv, x: [B, C, H, W] in [0, 1]; x on the grid of multiples of 1/255, as `load_image` returns it.
+        x_adv, x: [B, C, H, W] in [0, 1]; x made of multiples of 1/255, as `load_image` returns it.
         eps: the ball's radius, in the units of x.
         norm: inf, or at least 1.
 
@@ -93,10 +106,7 @@ def quantize(x_adv: Tensor, x: Tensor, *, eps: float, norm: float = math.inf) ->
     Raises:
         ValueError: x is not on the grid.
     """
-    clean = x.double() * LEVELS
-    origin = clean.round()
-    if not bool(((clean - origin).abs() < 1e-3).all()):
-        raise ValueError("quantize: x must be an 8-bit image (multiples of 1/255), as load_image returns it")
+    origin = levels(x)
     delta = x_adv.double() * LEVELS - origin
     if math.isinf(norm):
         # The least excess tolerated is what a float32 cannot tell from eps itself.

@@ -1,0 +1,5 @@
+"""The command line: `fastadv info`, `fastadv attack`, `fastadv demo`."""
+
+from .app import app
+
+__all__ = ["app"]

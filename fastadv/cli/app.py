@@ -1,0 +1,18 @@
+"""The commands in one place."""
+
+import typer
+
+from .attack import attack, demo
+from .errors import OneLineErrors
+from .info import info
+
+app = typer.Typer(
+    cls=OneLineErrors,
+    help="Adversarial robustness in PyTorch, with its own kernels.",
+    no_args_is_help=True,
+    rich_markup_mode="markdown",
+    add_completion=False,
+)
+app.command()(info)
+app.command()(attack)
+app.command()(demo)
