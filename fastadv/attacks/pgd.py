@@ -191,8 +191,8 @@ class _Search:
         self.dtype = compute_dtype(problem.x.dtype)
         self.evaluations = 0
         self.best = problem.x.clone()
-        self.best_loss = torch.full((len(problem.x),), -math.inf, dtype=self.dtype, device=problem.x.device)
-        self.best_solves = torch.zeros_like(self.best_loss, dtype=torch.bool)
+        self.best_loss = torch.full((len(problem.x),), math.nan, dtype=self.dtype, device=problem.x.device)
+        self.best_logits = self.best_loss[:, None]  # broadcasts until there are some
 
     def run(self, report: _Progress) -> None:
         """Attack until all restarts are done or no sample is left."""
@@ -223,8 +223,8 @@ class _Search:
             if len(z) > 0:
                 logits, values = self.evaluate(self.seen(z))
                 self.record(z, logits, values, moved=True)
-        everyone = torch.arange(len(self.best), device=self.best.device)
-        self.hand_over(everyone, self.best, self.best_loss, self.best_solves)
+        solved = self.problem.solved_by(self.best_logits)
+        self.hand_over(torch.arange(len(solved), device=solved.device), self.best, self.best_loss, solved)
         report(attack.restarts * attack.steps)
 
     def meet_clean_samples(self) -> None:
@@ -235,15 +235,10 @@ class _Search:
             return
         with torch.no_grad():
             logits = self.model(x)
-        if self.problem.y is None:
             check_labels(self.name, self.problem, logits)
-            self.problem.y = logits.argmax(1)
-        with torch.no_grad():
-            values = self.objective(logits)
-        if self.attack.early_stop:
-            self.record(x, logits, values, moved=False)
-        else:
-            self.evaluations += 1
+            if self.problem.y is None:
+                self.problem.y = logits.argmax(1)
+            self.record(x, logits, self.objective(logits), moved=False)
 
     def start(self, restart: int) -> Tensor:
         """Iterates to start from, in the compute dtype."""
@@ -297,22 +292,22 @@ class _Search:
         A start is no iterate: only `moved` points compete for the highest loss.
         """
         self.evaluations += 1
-        solved = self.problem.solved_by(logits)
         values = values.to(self.dtype)
+        rest = None
+        if self.attack.early_stop:
+            solved = self.problem.solved_by(logits)
+            if solved.any():
+                index = solved.nonzero().squeeze(1)
+                self.hand_over(index, self.seen(z)[index], values[index], solved[index])
+                rest = (~solved).nonzero().squeeze(1)
+                z, logits, values = z[rest], logits[rest], values[rest]
+                self.problem, self.best = self.problem[rest], self.best[rest]
+                self.best_loss, self.best_logits = self.best_loss[rest], self.best_logits[rest]
         if moved:
-            better = values > self.best_loss
-            shape = (-1, *[1] * (z.dim() - 1))
-            torch.where(better.reshape(shape), self.seen(z), self.best, out=self.best)
+            better = (values > self.best_loss) | self.best_loss.isnan()
+            torch.where(per_row(better, z), self.seen(z), self.best, out=self.best)
             torch.where(better, values, self.best_loss, out=self.best_loss)
-            torch.where(better, solved, self.best_solves, out=self.best_solves)
-        if not self.attack.early_stop or not solved.any():
-            return None
-        index = solved.nonzero().squeeze(1)
-        self.hand_over(index, self.seen(z)[index], values[index], solved[index])
-        rest = (~solved).nonzero().squeeze(1)
-        self.problem = self.problem[rest]
-        self.best, self.best_loss = self.best[rest], self.best_loss[rest]
-        self.best_solves = self.best_solves[rest]
+            self.best_logits = torch.where(per_row(better, logits), logits, self.best_logits)
         return rest
 
     def hand_over(self, index: Tensor, x_adv: Tensor, values: Tensor, success: Tensor) -> None:
@@ -322,3 +317,8 @@ class _Search:
         self.result.loss[rows] = values
         self.result.success[rows] = success
         self.result.queries[rows] = self.evaluations
+
+
+def per_row(flags: Tensor, like: Tensor) -> Tensor:
+    """[B] shaped to broadcast over the rest of `like`."""
+    return flags.reshape(-1, *[1] * (like.dim() - 1))
