@@ -91,7 +91,7 @@ def build_info() -> dict[str, str]:
         "kernels": ", ".join(sorted(_native_devices)) or "none built: PyTorch reference",
         "simd": torch.ops.fastadv._simd_level() if _has_cpu else "none",
         "cuda_archs": built.get("cuda_archs") or "none built",
-        "torch": f"{torch.__version__} ({torch.get_num_threads()} threads)",
+        "torch": f"{torch.__version__}, intra-op threads: {torch.get_num_threads()}",
         "python": platform.python_version(),
         "device": torch.cuda.get_device_name() if cuda else f"CPU ({platform.machine()})",
     }

@@ -10,12 +10,11 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
 import fastadv
+from fastadv.evaluation import Results, Subject
 from fastadv.models import ModelError
 from fastadv.models.images import sample_files
 
-from .experiment import Subject
 from .options import Settings, prepare
-from .results import Results
 from .table import summary, table
 
 Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1, ...; auto takes the GPU where there is one.")]

@@ -9,9 +9,8 @@ import torch
 import typer
 
 from fastadv.attacks import PGD
+from fastadv.evaluation import Experiment, Goal, count_classes
 from fastadv.models import ModelError, find_class, load
-
-from .experiment import Experiment, Goal, count_classes
 
 
 @dataclass(frozen=True)

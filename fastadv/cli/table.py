@@ -6,11 +6,8 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 from rich.text import Text
 
+from fastadv.evaluation import Experiment, Prediction, Results, percent
 from fastadv.models import class_name
-
-from .experiment import Experiment
-from .figure import percent
-from .results import Prediction, Results
 
 SURVIVED = "\N{CHECK MARK}"
 SURE = 0.99

@@ -8,7 +8,7 @@ from typer.testing import CliRunner
 
 import fastadv
 from fastadv.cli import app
-from fastadv.cli.experiment import distinct_names
+from fastadv.evaluation.experiment import distinct_names
 from fastadv.models import load
 from fastadv.models.images import load_image
 

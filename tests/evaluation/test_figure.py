@@ -3,7 +3,17 @@ import pytest
 import torch
 from PIL import Image
 
-from fastadv.cli.figure import CAPTION, GAP, HEADING, MARGIN, PANEL_WIDTH, ROW_GAP, Row, percent, save_figure
+from fastadv.evaluation.figure import (
+    CAPTION,
+    GAP,
+    HEADING,
+    MARGIN,
+    PANEL_WIDTH,
+    ROW_GAP,
+    Row,
+    percent,
+    save_figure,
+)
 
 
 def panel(figure, row, column, size):

@@ -1,0 +1,17 @@
+"""What attacks do to models, measured, drawn and kept."""
+
+from .experiment import Experiment, Goal, Subject, count_classes
+from .figure import percent
+from .results import Outcome, Prediction, Record, Results
+
+__all__ = [
+    "Experiment",
+    "Goal",
+    "Outcome",
+    "Prediction",
+    "Record",
+    "Results",
+    "Subject",
+    "count_classes",
+    "percent",
+]
