@@ -4,6 +4,7 @@ import functools
 import hashlib
 import importlib.util
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -61,11 +62,12 @@ spec.loader.exec_module(module)
 class Builder:
     """Compiles and links into `cache`, unless the result of the same sources and flags is there."""
 
-    def __init__(self, compiler: str, flags: list[str], cache: Path) -> None:
-        self.command = [compiler, *flags]
+    def __init__(self, compiler: list[str], flags: list[str], cache: Path) -> None:
+        self.compiler = compiler
+        self.flags = flags
         self.cache = cache
         self.failures: dict[Path, str] = {}  # not to be tried again for every test
-        version = subprocess.run([compiler, "--version"], capture_output=True, check=True).stdout
+        version = subprocess.run([*compiler, "--version"], capture_output=True, check=True).stdout
         headers = sorted([*CSRC.glob("kernels/*"), *HERE.glob("*.h")])
         self.common = hashlib.sha256(version + b"".join(path.read_bytes() for path in headers))
 
@@ -81,7 +83,7 @@ class Builder:
         return self._make(module, ".so", ["-shared", *map(str, objects)], variant)
 
     def _make(self, name: str, suffix: str, inputs: list[str], variant: str) -> Path:
-        command = [*self.command, *VARIANTS[variant].flags, *inputs]
+        command = [*self.compiler, *self.flags, *VARIANTS[variant].flags, *inputs]
         key = self.common.copy()
         key.update("\0".join(command).encode())
         if suffix == ".o":
@@ -105,8 +107,8 @@ class Builder:
 
 @pytest.fixture(scope="session")
 def builder(request: pytest.FixtureRequest) -> Builder:
-    candidates = [os.environ["CXX"]] if "CXX" in os.environ else ["g++", "c++", "clang++"]
-    compiler = next(filter(None, map(shutil.which, candidates)), None)
+    candidates = [os.environ["CXX"]] if os.environ.get("CXX") else ["g++", "c++", "clang++"]
+    compiler = next((name for name in map(shlex.split, candidates) if shutil.which(name[0])), None)
     if compiler is None:
         pytest.skip(f"emulating the kernels takes a C++20 compiler, and none of {candidates} is there")
     pybind11 = pytest.importorskip("pybind11", reason="emulating the kernels takes pybind11")
@@ -136,11 +138,10 @@ def run_sanitized(builder: Builder) -> Callable[[str, str], CompletedProcess[str
 
     In a process of its own: AddressSanitizer has to be there before anything else is loaded.
     """
-    compiler = builder.command[0]
-    command = [compiler, "-print-file-name=libasan.so"]
+    command = [*builder.compiler, "-print-file-name=libasan.so"]
     library = Path(subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip())
     if not library.is_absolute():
-        pytest.skip(f"{compiler} has no libasan.so to preload")
+        pytest.skip(f"{builder.compiler[0]} has no libasan.so to preload")
 
     def run(module: str, code: str) -> CompletedProcess[str]:
         return subprocess.run(

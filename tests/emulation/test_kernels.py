@@ -19,7 +19,7 @@ DTYPES = [torch.float32, torch.float64, torch.float16, torch.bfloat16]
 COLS = [1, 2, 3, 5, 31, 33, 127, 129, 1000, 4097, 10007, 20011]
 NORMS = [math.inf, 2.0]
 BITS = {1: torch.uint8, 2: torch.uint16, 4: torch.int32, 8: torch.int64}
-GUARD = 16  # elements in front of a tensor and behind it: a multiple of 16 bytes in every dtype
+GUARD = 2048  # poisoned elements in front of a tensor and behind it: a multiple of 16 bytes in every dtype
 
 LoadModule = Callable[[str, str], ModuleType]
 
@@ -64,7 +64,7 @@ class Output:
     """Poisoned memory for a result, `offset` elements beyond a 16-byte boundary."""
 
     def __init__(self, like: Tensor, offset: int = 0) -> None:
-        self.buffer = torch.full((like.numel() + 2 * GUARD + offset,), math.nan, dtype=like.dtype)
+        self.buffer = torch.full((like.numel() + offset + 2 * GUARD,), math.nan, dtype=like.dtype)
         self.begin, self.end = GUARD + offset, GUARD + offset + like.numel()
         self.tensor = self.buffer[self.begin : self.end].view(like.shape)
 
@@ -159,11 +159,20 @@ STEP_CASES = {
     "per_sample_gradient": StepCase(radius="per_sample", rule="gradient", some_active=True, bounds=None),
     "ties": StepCase(numbers="ties"),
     "tiny": StepCase(numbers="tiny"),
+    "subnormal": StepCase(numbers="subnormal"),
+    "huge": StepCase(numbers="huge"),
     "not_finite": StepCase(numbers="not_finite", bounds=None),
     "not_finite_gradient": StepCase(numbers="not_finite", rule="gradient"),
     "in_place": StepCase(in_place=True, radius="per_sample", some_active=True, offsets=(1, 1, 1, 1)),
     "shifted": StepCase(offsets=(1, 1, 1, 1)),
     "shifted_apart": StepCase(offsets=(0, 1, 0, 3), some_active=True),
+}
+
+F32, F64, F16, BF16 = DTYPES
+GRADIENT_SCALES = {
+    "tiny": {F32: 1e-30, F64: 1e-30, F16: 1e-6, BF16: 1e-30},
+    "subnormal": {F32: 1e-44, F64: 1e-150, F16: 1e-7, BF16: 2e-40},  # whose squares float64 can still hold
+    "huge": {F32: 3e37, F64: 1e150, F16: 1e4, BF16: 3e37},
 }
 
 
@@ -180,8 +189,8 @@ class Step:
         if case.numbers == "ties":  # multiples of 1/8 meet the ball, the box and zero gradients exactly
             x, grad = (x * 8).round() / 8, grad.round().clamp(-1, 1)
             x_adv = x + 0.25 * normal().round().clamp(-1, 1)
-        if case.numbers == "tiny":  # in float16: subnormal
-            grad *= 1e-7 if dtype == torch.float16 else 1e-30
+        if case.numbers in GRADIENT_SCALES:
+            grad *= GRADIENT_SCALES[case.numbers][dtype]
             grad[0] = 0
         if case.numbers == "not_finite":
             grad[0, cols // 2] = math.nan
@@ -189,11 +198,13 @@ class Step:
             grad[2, -1] = math.inf
         if case.bounds is not None:
             x_adv = x_adv.clamp(*case.bounds)
+        self.active = torch.arange(rows) % 3 != 1 if case.some_active else None
+        if self.active is not None:
+            x_adv[~self.active] = 100 * normal()[~self.active]  # which any step would change
         _, *offsets = case.offsets
         self.x_adv, self.x, self.grad = map(moved_by, (x_adv, x, grad), offsets)
         self.eps = radii(case.radius, eps, rows, dtype)
         self.step_size = radii(case.radius, 0.3 * eps, rows, dtype)
-        self.active = torch.arange(rows) % 3 != 1 if case.some_active else None
 
     def expected(self) -> Tensor:
         return reference.pgd_step(
