@@ -79,4 +79,22 @@ __device__ __forceinline__ int64_t row_of(int64_t index, int64_t cols) {
   return index / cols;
 }
 
+/// Follows which sample rising indices belong to, with one division for all of them.
+struct RowCursor {
+  int64_t cols;
+  int64_t row;
+  int64_t end;
+
+  __device__ __forceinline__ RowCursor(int64_t row, int64_t cols)
+      : cols(cols), row(row), end((row + 1) * cols) {}
+
+  /// Steps to the next sample if the next index, one on from the last, is past this one's end.
+  __device__ __forceinline__ bool passes_end(int64_t index) {
+    if (index < end) return false;
+    ++row;
+    end += cols;
+    return true;
+  }
+};
+
 }  // namespace fastadv

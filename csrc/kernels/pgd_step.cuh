@@ -26,24 +26,21 @@ struct LinfPgdStep {
     const auto x_adv = load<W>(args.x_adv + index);
     const auto x = load<W>(args.x + index);
     const auto grad = load<W>(args.grad + index);
-    int64_t row = Uniform ? 0 : row_of(index, args.cols);
-    int64_t row_end = (row + 1) * args.cols;
-    C eps = args.eps[row];
-    C step_size = args.step_size[row];
-    bool moves = args.moves(row);
+    RowCursor cursor(Uniform ? 0 : row_of(index, args.cols), args.cols);
+    C eps = args.eps[cursor.row];
+    C step_size = args.step_size[cursor.row];
+    bool moves = Uniform || args.moves(cursor.row);
     Pack<T, W> out;
 #pragma unroll
     for (int e = 0; e < W; ++e) {
-      if (!Uniform && index + e >= row_end) {
-        ++row;
-        row_end += args.cols;
-        eps = args.eps[row];
-        step_size = args.step_size[row];
-        moves = args.moves(row);
+      if (!Uniform && cursor.passes_end(index + e)) {
+        eps = args.eps[cursor.row];
+        step_size = args.step_size[cursor.row];
+        moves = args.moves(cursor.row);
       }
       const T stepped = linf_update<T, Steepest>(widen(x_adv.at[e]), widen(x.at[e]), widen(grad.at[e]), eps,
                                                  step_size, args.lower, args.upper);
-      out.at[e] = Uniform || moves ? stepped : x_adv.at[e];
+      out.at[e] = moves ? stepped : x_adv.at[e];
     }
     store<W>(args.out + index, out);
   }

@@ -22,10 +22,14 @@ struct LinfProject {
   template <int W>
   __device__ __forceinline__ void write(int64_t index) const {
     const auto delta = load<W>(args.delta + index);
+    const bool uniform = args.eps.stride == 0;
+    RowCursor cursor(uniform ? 0 : row_of(index, args.cols), args.cols);
+    C eps = args.eps[cursor.row];
     Pack<T, W> out;
 #pragma unroll
     for (int e = 0; e < W; ++e) {
-      out.at[e] = linf_project<T>(widen(delta.at[e]), args.eps[row_of(index + e, args.cols)]);
+      if (!uniform && cursor.passes_end(index + e)) eps = args.eps[cursor.row];
+      out.at[e] = linf_project<T>(widen(delta.at[e]), eps);
     }
     store<W>(args.out + index, out);
   }

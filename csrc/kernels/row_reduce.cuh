@@ -26,7 +26,8 @@ namespace fastadv {
 
 constexpr int kWarp = 32;
 constexpr unsigned kFullWarp = 0xffffffffu;
-constexpr int64_t kWarpRow = 512;     // up to here a warp takes a sample, up to kBlockRow a block
+constexpr int kBlocks = 4;         // per multiprocessor at least: 64 registers a thread, enough not to spill
+constexpr int64_t kWarpRow = 512;  // up to here a warp takes a sample, up to kBlockRow a block
 constexpr int64_t kBlockRow = 16384;  // beyond it several blocks do
 constexpr int64_t kChunk = 8192;      // elements per block of a long sample
 
@@ -39,7 +40,8 @@ __device__ __forceinline__ void warp_sum(double (&sums)[N]) {
   }
 }
 
-/// Sums over the block's threads; every thread gets the total.
+/// Sums over the block's threads; every thread gets the total. To be called once by a kernel: a second
+/// call could write the shared memory that slower threads still read.
 template <int Threads, int N>
 __device__ __forceinline__ void block_sum(double (&sums)[N]) {
   constexpr int kWarps = Threads / kWarp;
@@ -86,7 +88,7 @@ __device__ __forceinline__ void write_columns(const Op& op, int64_t row, int64_t
 }
 
 template <class Op, int ThreadsPerRow>
-__global__ void __launch_bounds__(kThreads) row_kernel(Op op, int64_t rows, int64_t cols) {
+__global__ void __launch_bounds__(kThreads, kBlocks) row_kernel(Op op, int64_t rows, int64_t cols) {
   constexpr int kRows = kThreads / ThreadsPerRow;
   const int thread = static_cast<int>(threadIdx.x) % ThreadsPerRow;
   const int64_t row = int64_t{blockIdx.x} * kRows + static_cast<int>(threadIdx.x) / ThreadsPerRow;
@@ -102,7 +104,7 @@ __global__ void __launch_bounds__(kThreads) row_kernel(Op op, int64_t rows, int6
 }
 
 template <class Op>
-__global__ void __launch_bounds__(kThreads)
+__global__ void __launch_bounds__(kThreads, kBlocks)
     chunk_sums_kernel(Op op, int64_t cols, int64_t chunks, double* partial_sums) {
   const int64_t row = row_of(blockIdx.x, chunks);
   if (!op.reads(row)) return;
@@ -118,7 +120,7 @@ __global__ void __launch_bounds__(kThreads)
 }
 
 template <class Op>
-__global__ void __launch_bounds__(kThreads)
+__global__ void __launch_bounds__(kThreads, kBlocks)
     chunk_write_kernel(Op op, int64_t cols, int64_t chunks, const double* partial_sums) {
   const int64_t row = row_of(blockIdx.x, chunks);
   const int64_t begin = (blockIdx.x - row * chunks) * kChunk;
