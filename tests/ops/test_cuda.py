@@ -27,7 +27,8 @@ def test_a_captured_step_replays_with_new_data_and_a_new_eps(norm):
     (x_adv, x, grad), settings = large(norm)
     eps, seed = torch.tensor(0.2, device="cuda"), torch.tensor([1, 0], device="cuda")
     start = x_adv.clone()
-    ops.pgd_step_(x_adv, x, grad, eps=eps, **settings)  # the first launch loads the kernels
+    ops.pgd_step_(x_adv, x, grad, eps=eps, **settings)  # the first launches load the kernels
+    ops.random_in_ball(x, eps, norm, seed=seed)
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
         ops.pgd_step_(x_adv, x, grad, eps=eps, **settings)

@@ -216,9 +216,9 @@ def test_results_do_not_depend_on_the_number_of_threads(native):
     seed=st.integers(0, 2**31),
 )
 def test_any_step_stays_in_ball_and_box_and_agrees_with_the_reference(
-    size, eps, step_size, norm, dtype, lower, upper, seed
+    device, size, eps, step_size, norm, dtype, lower, upper, seed
 ):
-    x_adv, x, grad = step_inputs((2, size), dtype, "cpu", seed, radius=0.4)
+    x_adv, x, grad = step_inputs((2, size), dtype, device, seed, radius=0.4)
     arguments = {"eps": eps, "step_size": step_size, "norm": norm, "bounds": (lower, upper)}
     out = ops.pgd_step(x_adv, x, grad, **arguments)
     expected = reference.pgd_step(x_adv, x, grad, **arguments)

@@ -56,9 +56,9 @@ def test_result_carries_the_certificate_of_a_projection(size, scale, norm, devic
     seed=st.integers(0, 2**31),
 )
 def test_projecting_twice_is_projecting_once_and_never_leaves_the_ball(
-    rows, size, eps, exponent, norm, dtype, seed
+    device, rows, size, eps, exponent, norm, dtype, seed
 ):
-    delta = step_inputs((rows, size), dtype, "cpu", seed)[2] * 10.0**exponent
+    delta = step_inputs((rows, size), dtype, device, seed)[2] * 10.0**exponent
     once = ops.project(delta, eps, norm)
     assert torch.equal(ops.project(once, eps, norm), once)
     known = torch.tensor(eps, dtype=torch.float64 if dtype == torch.float64 else torch.float32).item()
@@ -70,9 +70,9 @@ def test_projecting_twice_is_projecting_once_and_never_leaves_the_ball(
 @given(
     size=st.integers(1, 40), eps=st.floats(1e-3, 10), norm=st.sampled_from(NORMS), seed=st.integers(0, 2**31)
 )
-def test_projection_is_non_expansive(size, eps, norm, seed):
-    a = step_inputs((3, size), torch.float64, "cpu", seed)[2]
-    b = step_inputs((3, size), torch.float64, "cpu", seed + 1)[2]
+def test_projection_is_non_expansive(device, size, eps, norm, seed):
+    a = step_inputs((3, size), torch.float64, device, seed)[2]
+    b = step_inputs((3, size), torch.float64, device, seed + 1)[2]
     assert (l2(ops.project(a, eps, norm) - ops.project(b, eps, norm)) <= l2(a - b) * (1 + 1e-12)).all()
 
 
