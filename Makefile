@@ -14,6 +14,11 @@ grep '^fastadv:' build/log.txt
 touch .venv/built
 endef
 
+define CHECK_PYTHON
+@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and \
+    "fastadv needs Python 3.11 or later, and $(PYTHON) is " + sys.version.split()[0] + ": make PYTHON=python3.12")'
+endef
+
 .PHONY: help demo test bench gpu lint format build clean
 
 help:
@@ -32,10 +37,12 @@ test: .venv/built
 	@$(IN_VENV) pytest
 
 bench: .venv/built
-	@$(IN_VENV) pytest benchmarks
+	@OMP_NUM_THREADS=2 $(IN_VENV) pytest benchmarks -v --benchmark-quiet --benchmark-json=build/bench.json
+	@$(IN_VENV) python -m benchmarks.report build/bench.json
 
 gpu:
-	@$(PYTHON) benchmarks/gpu.py
+	$(CHECK_PYTHON)
+	@$(PYTHON) -m benchmarks.gpu
 
 lint: .venv/built
 	@$(IN_VENV) ruff check .
@@ -57,14 +64,13 @@ build: .venv/installed
 
 # fastadv itself is installed without kernels, which the next step builds in place and reports on.
 .venv/installed: pyproject.toml
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and \
-	    "fastadv needs Python 3.11 or later, and $(PYTHON) is " + sys.version.split()[0] + ": make PYTHON=python3.12")'
+	$(CHECK_PYTHON)
 	@echo "Setting up .venv: PyTorch is a large download and takes some minutes"
 	@$(PYTHON) -m venv .venv
 	@$(PIP) 'pip>=25.1'
 	@$(PIP) --group dev
 	@FASTADV_BUILD=reference $(PIP) --no-build-isolation --editable '.[examples,test]'
-	@$(PIP) --no-deps torchattacks==3.5.1
+	@$(PIP) --no-deps torchattacks==3.5.1 mlxtend==0.25.0
 	@touch $@
 
 clean:

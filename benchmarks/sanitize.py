@@ -1,0 +1,87 @@
+"""Every operator in every norm, dtype and tier on small odd shapes: what compute-sanitizer watches.
+
+    compute-sanitizer --tool memcheck python -m benchmarks.sanitize
+
+Inputs are copied from the host and results are checked there, so that next to no kernels run but ours. A new
+operator joins by one line in `calls`.
+"""
+
+import math
+from collections.abc import Callable, Iterator
+from functools import partial
+from types import ModuleType
+
+import torch
+from torch import Tensor
+
+import fastadv
+from fastadv import ops, reference
+
+# A warp, a block and several blocks per sample; one short of a pack, one beyond; samples of one element.
+SHAPES = [(3, 1), (3, 31), (2, 3, 7, 11), (2, 1027), (2, 16385)]
+NORMS = [math.inf, 2.0]
+# Two units in the last place at 1: an l2 result may lie on the other side of a rounding boundary.
+ATOL = {torch.float32: 2.0**-22, torch.float64: 2.0**-51, torch.float16: 2.0**-9, torch.bfloat16: 2.0**-6}
+# Normals are float32 values, whose logarithm and cosine the GPU may round otherwise than the CPU.
+NORMAL_ATOL = 1e-6
+
+Move = Callable[[Tensor], Tensor]
+Call = Callable[[ModuleType, Move], Tensor]
+
+
+def calls(shape: tuple[int, ...], dtype: torch.dtype, norm: float) -> Iterator[tuple[float, Call]]:
+    """(tolerance, call): a call takes the module to ask, ops or reference, and how to move inputs there."""
+    x = torch.rand(shape, dtype=torch.float64).to(dtype)
+    x_adv = (x.double() + 0.1 * torch.randn(shape, dtype=torch.float64)).clamp(0, 1).to(dtype)
+    grad = torch.randn(shape, dtype=torch.float64).to(dtype)
+    each = torch.linspace(0, 0.3, len(x), dtype=torch.float64 if dtype == torch.float64 else torch.float32)
+    active = torch.arange(len(x)) != 1
+    ids = torch.arange(len(x)) + 2**40
+    seed = torch.tensor([7, 1])
+    atol = ATOL[dtype]
+
+    def step(m: ModuleType, to: Move, rule: str) -> Tensor:
+        return m.pgd_step(to(x_adv), to(x), to(grad), eps=0.1, step_size=0.03, norm=norm, rule=rule)
+
+    def own_step(m: ModuleType, to: Move, rule: str) -> Tensor:
+        own = {"eps": to(each), "step_size": to(each), "active": to(active)}
+        return m.pgd_step_(to(x_adv.clone()), to(x), to(grad), norm=norm, rule=rule, **own)
+
+    for rule in ("steepest", "gradient"):
+        yield atol, partial(step, rule=rule)
+        yield atol, partial(own_step, rule=rule)
+    yield atol, lambda m, to: m.project(to(grad), 0.4, norm)
+    yield atol, lambda m, to: m.project(to(grad), to(each), norm)
+    yield atol, lambda m, to: m.steepest(to(grad), norm)
+    atol = max(atol, NORMAL_ATOL)
+    yield atol, lambda m, to: m.random_in_ball(to(x), 0.3, norm, seed=to(seed))
+    yield atol, lambda m, to: m.random_in_ball(to(x), to(each), norm, bounds=None, seed=to(seed), ids=to(ids))
+
+
+def off_boundary(tensor: Tensor, device: str) -> Tensor:
+    """The tensor on the device, with its first element off a 16-byte boundary."""
+    host = torch.zeros(tensor.numel() + 1, dtype=tensor.dtype)
+    host[1:] = tensor.flatten()
+    return host.to(device)[1:].view(tensor.shape)
+
+
+def main(device: str = "cuda") -> None:
+    """Make all calls, aligned and not, and compare each result with the reference's on the CPU."""
+    fastadv.backend("native")
+    torch.manual_seed(0)
+    moves: list[Move] = [lambda t: t.to(device, copy=True), lambda t: off_boundary(t, device)]
+    count = 0
+    for shape in SHAPES:
+        for dtype in ATOL:
+            for norm in NORMS:
+                for atol, call in calls(shape, dtype, norm):
+                    expected = call(reference, lambda tensor: tensor)
+                    for move in moves:
+                        out = call(ops, move).cpu()
+                        torch.testing.assert_close(out, expected, rtol=ATOL[dtype], atol=atol)
+                        count += 1
+    print(f"sanitize: {count} calls agree with the reference")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,369 @@
+"""`make gpu` as far as it goes without a GPU: its stages, their limits and verdicts, and what it writes."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import fastadv
+from benchmarks import gpu, machine, report, sanitize
+
+ROOT = Path(__file__).parents[1]
+SANITIZED = "sanitize: 720 calls agree with the reference"
+CLEAN = f"========= COMPUTE-SANITIZER\n{SANITIZED}\n========= ERROR SUMMARY: 0 errors\n"
+HAZARD = """========= COMPUTE-SANITIZER
+========= Error: Race reported between Write access at row_kernel+0x150 and Read access at row_kernel+0x1a0
+=========
+========= RACECHECK SUMMARY: 1 hazard displayed (1 error, 0 warnings)
+"""
+
+
+@pytest.fixture(autouse=True)
+def own_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Logs and results go to a folder of the test's own."""
+    monkeypatch.setattr(gpu, "LOGS", tmp_path / "logs")
+    monkeypatch.setattr(report, "RESULTS", tmp_path / "results")
+
+
+@pytest.fixture
+def native() -> Iterator[None]:
+    """The test chooses the native kernels, which takes some."""
+    if fastadv.backend() != "native":
+        pytest.skip("no kernels were built")
+    yield
+    fastadv.backend("auto")
+
+
+def python(code: str) -> list[str]:
+    return [sys.executable, "-c", code]
+
+
+def test_without_a_gpu_one_line_says_so_and_the_exit_status_is_1() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "benchmarks.gpu"],
+        cwd=ROOT,
+        env=os.environ | {"CUDA_VISIBLE_DEVICES": ""},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 1
+    assert done.stdout == ""
+    assert done.stderr.count("\n") == 1
+    assert done.stderr.startswith("make gpu: PyTorch ")
+
+
+def test_each_obstacle_has_its_own_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.version, "cuda", "13.0")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert gpu.obstacle() is None
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert str(gpu.obstacle()).endswith("finds no CUDA GPU")
+    monkeypatch.setattr(torch.version, "cuda", None)
+    assert str(gpu.obstacle()).endswith("is not a CUDA build")
+    monkeypatch.setitem(sys.modules, "torch", None)
+    assert "has no PyTorch: make gpu PYTHON=" in str(gpu.obstacle())
+
+
+def test_a_stage_is_judged_by_its_exit_status_and_keeps_its_last_line(
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    stages = gpu.Stages(60)
+    stages.run(
+        "good", python("print('one'); print('== 3 passed =='); import os; print(os.environ['A'])"), 30, A="b"
+    )
+    stages.run("bad", python("print('how it came to this'); raise SystemExit('a reason')"), 30)
+    stages.run("later", python(""), 30)
+    verdicts = {name: (outcome.verdict, outcome.detail) for name, outcome in stages.outcomes.items()}
+    assert verdicts == {"good": ("passed", "b"), "bad": ("failed", "a reason"), "later": ("passed", "")}
+    assert (gpu.LOGS / "good.log").read_text() == "one\n== 3 passed ==\nb\n"
+    said = capfd.readouterr().out
+    assert "good: running, at most 30 s" in said
+    assert "bad: failed after 0 s: a reason" in said
+    assert "how it came to this" in said
+    assert "3 passed" not in said
+
+
+def test_a_stage_over_its_limit_is_stopped_with_all_that_it_started(tmp_path: Path) -> None:
+    note = tmp_path / "pid"
+    child = f"import os, time; open({str(note)!r}, 'w').write(str(os.getpid())); time.sleep(60)"
+    code = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {child!r}])"
+    begin = time.monotonic()
+    outcome = gpu.Stages(60).run("slow", python(code), 3)
+    assert (outcome.verdict, outcome.detail) == ("timed out", "stopped after 3 s")
+    assert 3 <= outcome.seconds <= time.monotonic() - begin < 20
+    assert not alive(int(note.read_text()))
+
+
+def test_what_a_stage_leaves_running_is_ended_with_it(tmp_path: Path) -> None:
+    note = tmp_path / "pid"
+    code = f"""
+import subprocess, sys
+child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
+open({str(note)!r}, "w").write(str(child.pid))
+"""
+    assert gpu.Stages(60).run("leaves", python(code), 30).verdict == "passed"
+    assert not alive(int(note.read_text()))
+
+
+def alive(pid: int) -> bool:
+    """Whether the process runs; one that has ended but has not been waited for does not."""
+    for _ in range(50):
+        status = Path(f"/proc/{pid}/stat")
+        if not status.exists() or status.read_text().rpartition(")")[2].split()[0] == "Z":
+            return False
+        time.sleep(0.1)
+    os.kill(pid, signal.SIGKILL)
+    return True
+
+
+def test_all_stages_together_keep_the_time_limit() -> None:
+    stages = gpu.Stages(total=2)
+    begin = time.monotonic()
+    for name in ("first", "second", "third"):
+        stages.run(name, python("import time; time.sleep(60)"), 30)
+    assert time.monotonic() - begin < 15
+    assert [outcome.verdict for outcome in stages.outcomes.values()] == ["timed out"] * 3
+    assert gpu.TOTAL < 9 * 60
+    assert max(gpu.LIMITS.values()) < gpu.TOTAL
+
+
+@pytest.mark.parametrize(
+    ("status", "output", "verdict", "detail"),
+    [
+        (0, CLEAN, "passed", "ERROR SUMMARY: 0 errors, exit status 0"),
+        (1, CLEAN.replace("0 errors", "1 error"), "failed", "ERROR SUMMARY: 1 error, exit status 1"),
+        (0, CLEAN.replace("0 errors", "12 errors"), "failed", "ERROR SUMMARY: 12 errors, exit status 0"),
+        (1, CLEAN, "failed", "ERROR SUMMARY: 0 errors, exit status 1"),  # the script itself failed
+        (
+            0,
+            HAZARD.replace("1 hazard displayed (1 error,", "0 hazards displayed (0 errors,"),
+            "passed",
+            "RACECHECK SUMMARY: 0 hazards displayed (0 errors, 0 warnings), exit status 0",
+        ),
+        (
+            1,
+            HAZARD,
+            "failed",
+            "RACECHECK SUMMARY: 1 hazard displayed (1 error, 0 warnings), exit status 1",
+        ),
+        (
+            255,
+            "========= Error: Device not supported. Please refer to the documentation\n",
+            "unavailable",
+            "Device not supported. Please refer to the documentation",
+        ),
+        (0, SANITIZED, "failed", "no summary, exit status 0"),
+        (139, "", "failed", "no summary, exit status 139"),
+    ],
+)
+def test_the_sanitizer_passes_only_with_a_summary_of_no_errors(
+    status: int, output: str, verdict: str, detail: str
+) -> None:
+    assert gpu.by_sanitizer_summary(status, output) == (verdict, detail)
+
+
+def script(path: Path, *lines: str) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("\n".join(("#!/bin/sh", *lines, "")))
+    path.chmod(0o755)
+    return path
+
+
+def test_the_sanitizer_runs_every_tool_with_one_allocation_per_tensor(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sanitizer = script(
+        tmp_path / "cuda/compute-sanitizer/compute-sanitizer",
+        'echo "$PYTORCH_NO_CUDA_MEMORY_CACHING $*"',
+        'case "$*" in',
+        "  *racecheck*) echo '========= RACECHECK SUMMARY: 2 hazards displayed'; exit 1;;",
+        "  *) echo '========= ERROR SUMMARY: 0 errors';;",
+        "esac",
+    )
+    monkeypatch.setenv("CUDA_HOME", str(tmp_path / "cuda"))
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert gpu.find_sanitizer() == str(sanitizer)
+    stages = gpu.Stages(60)
+    gpu.sanitize(stages)
+    verdicts = {tool: outcome.verdict for tool, outcome in stages.outcomes.items()}
+    assert verdicts == dict.fromkeys(gpu.TOOLS, "passed") | {"racecheck": "failed"}
+    for tool in gpu.TOOLS:
+        first = (gpu.LOGS / f"{tool}.log").read_text().splitlines()[0]
+        assert first.startswith(f"1 --tool={tool} ")
+        assert first.endswith(f"{sys.executable} -m benchmarks.sanitize")
+
+    on_path = script(tmp_path / "compute-sanitizer")
+    assert gpu.find_sanitizer() == str(on_path)
+
+
+def test_a_missing_sanitizer_is_said_and_is_no_failure(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gpu, "find_sanitizer", lambda: None)
+    stages = gpu.Stages(60)
+    gpu.sanitize(stages)
+    assert {outcome.verdict for outcome in stages.outcomes.values()} == {"unavailable"}
+    assert list(stages.outcomes) == gpu.TOOLS
+
+
+@pytest.mark.usefixtures("native")
+def test_the_sanitized_script_checks_every_operator_against_the_reference(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sanitize.main("cpu")
+    assert capsys.readouterr().out == f"{SANITIZED}\n"
+    asked = []
+    for operator in fastadv.ops.__all__:
+        actual = getattr(fastadv.ops, operator)
+        monkeypatch.setattr(
+            fastadv.ops, operator, lambda *a, op=operator, f=actual, **k: asked.append(op) or f(*a, **k)
+        )
+    for _, call in sanitize.calls((2, 3), torch.float32, 2.0):
+        call(fastadv.ops, lambda tensor: tensor)
+    assert set(asked) == set(fastadv.ops.__all__)
+
+    monkeypatch.setattr(fastadv.ops, "steepest", lambda grad, norm: torch.zeros_like(grad))
+    with pytest.raises(AssertionError):
+        sanitize.main("cpu")
+
+
+TESTS = """
+import pytest
+
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+class TestToy:
+    def test_good(self, device): pass
+    def test_bad(self, device): assert device == "cpu"
+    def test_skipped(self, device): pytest.skip("why not")
+
+def test_cuda_is_only_in_the_name(): pass
+"""
+
+
+def test_tests_are_counted_and_must_have_run_on_the_gpu(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    both, cpu = tmp_path / "test_both.py", tmp_path / "test_cpu.py"
+    both.write_text(TESTS)
+    cpu.write_text("def test_good(): pass")
+    monkeypatch.setattr(gpu, "TESTS", [str(both)])
+    stages = gpu.Stages(60)
+    assert gpu.test(stages) == {"collected": 7, "on_gpu": 2, "failed": 1, "errors": 0, "skipped": 2}
+    assert stages.outcomes["tests"].verdict == "failed"
+    monkeypatch.setattr(gpu, "TESTS", [str(cpu)])
+    assert gpu.test(stages) == {"collected": 1, "on_gpu": 0, "failed": 0, "errors": 0, "skipped": 0}
+    assert (stages.outcomes["tests"].verdict, stages.outcomes["tests"].detail) == (
+        "failed",
+        "no test ran on the GPU",
+    )
+
+
+H100 = {
+    "kind": "nvidia-h100-80gb-hbm3",
+    "gpu": "NVIDIA H100 80GB HBM3",
+    "compute_capability": "9.0",
+    "driver": "580.1",
+    "cuda": "13.0",
+}
+
+
+def pretend(monkeypatch: pytest.MonkeyPatch, **statuses: int) -> list[str]:
+    """An H100, and stages that end with a status, 0 unless told; what would have been run comes back."""
+    run, commands = gpu.Stages.run, []
+
+    def instead(self: gpu.Stages, name: str, command: list[str], *args: Any, **kwargs: Any) -> gpu.Outcome:
+        commands.append(" ".join([f"{key}={value}" for key, value in kwargs.items()] + command))
+        if name == "benchmarks":
+            stats = {"median": 1e-4, "q1": 1e-4, "q3": 2e-4, "rounds": 9}
+            extra = {"contender": "native", "moved": 10**8}
+            entries = [{"group": "pgd_step linf fp32", "extra_info": extra, "stats": stats}]
+            measured = {"benchmarks": entries, "datetime": "now", "machine_info": {"fastadv": H100}}
+            (gpu.LOGS / "bench.json").write_text(json.dumps(measured))
+        if name == "tests":
+            cases = '<testsuites><testcase name="test_x[cuda]"/></testsuites>'
+            (gpu.LOGS / "tests.xml").write_text(cases)
+        code = f"print('========= ERROR SUMMARY: 0 errors'); raise SystemExit({statuses.get(name, 0)})"
+        return run(self, name, python(code), *args, **kwargs)
+
+    monkeypatch.setattr(gpu.Stages, "run", instead)
+    monkeypatch.setattr(gpu, "obstacle", lambda: None)
+    monkeypatch.setattr(machine, "describe_gpu", lambda: dict(H100))
+    monkeypatch.setattr(gpu, "find_sanitizer", lambda: "compute-sanitizer")
+    return commands
+
+
+def test_everything_measured_is_written_to_the_gpus_file(monkeypatch: pytest.MonkeyPatch) -> None:
+    commands = pretend(monkeypatch)
+    assert gpu.main() == 0
+    assert commands[0].startswith("FASTADV_BUILD=cuda TORCH_CUDA_ARCH_LIST=9.0 ")
+    assert "setup.py build_ext --inplace --force" in commands[0]
+    path = report.RESULTS / "nvidia-h100-80gb-hbm3.json"
+    assert path.stat().st_size < 50_000
+    written = json.loads(path.read_text())
+    assert written["machine"].items() >= H100.items()
+    assert written["machine"]["torch"] == torch.__version__
+    assert written["tests"] == {"collected": 1, "on_gpu": 1, "failed": 0, "errors": 0, "skipped": 0}
+    assert list(written["stages"]) == ["build", "tests", "benchmarks", *gpu.TOOLS]
+    for stage in written["stages"].values():
+        assert stage["verdict"] == "passed"
+        assert set(stage) == {"verdict", "detail", "seconds"}
+    assert written["groups"]["pgd_step linf fp32"]["contenders"]["native"] == {
+        "median_ms": 0.1,
+        "quartiles_ms": [0.1, 0.2],
+        "rounds": 9,
+        "gb_per_s": 1000.0,
+    }
+    assert {"date", "commit", "clean"} <= written.keys()
+
+
+def test_a_failed_stage_is_recorded_the_rest_runs_and_the_exit_status_is_1(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    commands = pretend(monkeypatch, build=2, memcheck=1)
+    assert gpu.main() == 1
+    assert len(commands) == 3 + len(gpu.TOOLS)
+    stages = json.loads((report.RESULTS / "nvidia-h100-80gb-hbm3.json").read_text())["stages"]
+    failed = [name for name, stage in stages.items() if stage["verdict"] == "failed"]
+    assert failed == ["build", "memcheck"]
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("NVIDIA H100 80GB HBM3", "nvidia-h100-80gb-hbm3"),
+        ("NVIDIA GeForce RTX 4090", "nvidia-geforce-rtx-4090"),
+        ("Tesla T4", "tesla-t4"),
+        ("A/B (c) ../d", "a-b-c-d"),
+    ],
+)
+def test_a_gpus_name_becomes_a_file_name(name: str, expected: str) -> None:
+    assert machine.slug(name) == expected
+
+
+def test_source_state_names_the_commit_and_says_so_where_git_cannot_tell(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(machine, "ROOT", tmp_path)
+    monkeypatch.delenv("FASTADV_COMMIT", raising=False)
+    assert machine.source_state() == {"commit": "unknown", "clean": None}
+    monkeypatch.setenv("FASTADV_COMMIT", "abc")
+    assert machine.source_state() == {"commit": "abc", "clean": None}
+
+    def git(*arguments: str) -> str:
+        identity = ["-c", "user.name=me", "-c", "user.email=me@example.org"]
+        command = ["git", *identity, *arguments]
+        return subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True).stdout
+
+    git("init")
+    git("commit", "--allow-empty", "-m", "first")
+    head = git("rev-parse", "HEAD").strip()
+    assert machine.source_state() == {"commit": head, "clean": True}
+    (tmp_path / "new").touch()
+    assert machine.source_state() == {"commit": head, "clean": False}
