@@ -1,7 +1,6 @@
 """`fastadv attack` and `fastadv demo`."""
 
 from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
@@ -9,17 +8,23 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
-import fastadv
-from fastadv.evaluation import Results, Subject
+from fastadv.evaluation import Subject
 from fastadv.models import ModelError
 from fastadv.models.images import sample_files
 
-from .options import Settings, prepare
+from .options import Settings, open_results, prepare
 from .table import summary, table
 
 Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1, ...; auto takes the GPU where there is one.")]
 BatchSize = Annotated[int, typer.Option(min=1, help="How many images are attacked together.")]
-Out = Annotated[Path, typer.Option(file_okay=False, help="Folder for figures, PNGs and results.json.")]
+Out = Annotated[
+    Path,
+    typer.Option(
+        file_okay=False,
+        help="Folder for figures, PNGs and results.json: a new or empty one, or that of an earlier run, "
+        "whose files are replaced; never the images' own.",
+    ),
+]
 
 
 def attack(
@@ -70,11 +75,12 @@ def run(subjects: Sequence[Subject], settings: Settings, out: Path) -> None:
     """Attack the images and show what came of it.
 
     Raises:
-        typer.BadParameter: a setting makes no sense.
+        typer.BadParameter: a setting makes no sense, the model fails, or a file cannot be written; what was
+            done until then is kept.
         typer.Exit: with code 1, a file was skipped.
     """
     experiment = prepare(settings, out)
-    results = Results(out, asdict(settings), fastadv.build_info())
+    results = open_results(settings, out, [subject.path for subject in subjects])
     progress = Progress(
         TextColumn("attacking"),
         BarColumn(),
@@ -98,6 +104,8 @@ def run(subjects: Sequence[Subject], settings: Settings, out: Path) -> None:
                 results.add(record)
     except ModelError as error:
         raise typer.BadParameter(f"--model: {error}") from error
+    except OSError as error:
+        raise typer.BadParameter(f"--out: {error}") from error
     console = Console()
     if results.records:
         console.print(table(results, experiment))

@@ -7,6 +7,8 @@ from typing import Any
 import typer
 from typer.core import TyperGroup
 
+from fastadv.models.text import printable
+
 
 class OneLineErrors(TyperGroup):
     """A command group that reports bad usage in one line; typer would draw a box and repeat the usage."""
@@ -28,7 +30,7 @@ class OneLineErrors(TyperGroup):
             sys.exit(super().main(args, prog_name, complete_var, False, windows_expand_args, **extra))
         except typer.TyperException as error:
             if message := error.format_message():
-                typer.echo(f"fastadv: {message}", err=True)
+                typer.echo(f"fastadv: {printable(message)}", err=True)
             sys.exit(error.exit_code)
         except typer.Abort:
             sys.exit(130)

@@ -2,6 +2,7 @@
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 import fastadv
 
@@ -12,5 +13,5 @@ def info() -> None:
     table.add_column(style="dim", no_wrap=True)
     table.add_column(overflow="fold")
     for key, value in fastadv.build_info().items():
-        table.add_row(key, value)
+        table.add_row(key, Text(value))
     Console().print(table)

@@ -1,16 +1,20 @@
 """What the attack commands accept, and the experiment that it means."""
 
 import math
+import os
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import torch
 import typer
+from torch import nn
 
+import fastadv
 from fastadv.attacks import PGD
-from fastadv.evaluation import Experiment, Goal, count_classes
+from fastadv.evaluation import Experiment, Goal, Results, count_classes, in_use
 from fastadv.models import ModelError, find_class, load
+from fastadv.models.text import brief
 
 
 @dataclass(frozen=True)
@@ -30,7 +34,7 @@ class Settings:
 
 
 def prepare(settings: Settings, out: Path) -> Experiment:
-    """Check every setting, load the model, make the folder: whatever can fail does so here, before any work.
+    """Check every setting and load the model: what can fail does so here or in `open_results`.
 
     Raises:
         typer.BadParameter: a setting makes no sense, or the model is not to be had.
@@ -39,12 +43,14 @@ def prepare(settings: Settings, out: Path) -> Experiment:
     eps = parse_eps(settings.eps, norm)
     device = parse_device(settings.device)
     try:
-        model = load(settings.model).to(device)
-        # A user's own model need not have what `Classifier` has.
-        shape: tuple[int, int, int] = getattr(model, "input_shape", (3, 224, 224))
-        class_names: Sequence[str] = getattr(model, "class_names", ())
+        model = load(settings.model)
+        shape, class_names = describe(model)
         if settings.size is not None:
             shape = (shape[0], settings.size, settings.size)
+        try:
+            model = model.to(device)
+        except Exception as error:
+            raise ModelError(f"cannot be moved to {device}: {brief(error)}") from error
         classes = count_classes(model, shape, device)
         if class_names and len(class_names) != classes:
             raise ModelError(f"the model has {classes} classes and {len(class_names)} class_names")
@@ -62,13 +68,53 @@ def prepare(settings: Settings, out: Path) -> Experiment:
         except ValueError as error:
             raise typer.BadParameter(f"--target: {error}") from error
         goals.append(Goal(replace(untargeted, steps=settings.steps), target))
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise typer.BadParameter(f"--out: cannot make the folder {out}: {error.strerror}") from error
     ball = "\N{INFINITY}" if math.isinf(norm) else f"{norm:g}"
     radius = f"\N{SCRIPT SMALL L}{ball}, \N{GREEK SMALL LETTER EPSILON} = {settings.eps}"
     return Experiment(model, shape, class_names, goals, eps, norm, radius, out, device, settings.batch_size)
+
+
+def describe(model: nn.Module) -> tuple[tuple[int, int, int], Sequence[str]]:
+    """`input_shape` and `class_names` as in `Classifier`; a user's own model need not have them.
+
+    Raises:
+        ModelError: images of that shape cannot be read from files, or the names are none.
+    """
+    shape = getattr(model, "input_shape", (3, 224, 224))
+    names = getattr(model, "class_names", ())
+    whole = isinstance(shape, Sequence) and len(shape) == 3 and all(isinstance(n, int) for n in shape)
+    if not whole or shape[0] not in (1, 3) or min(shape) < 1:
+        raise ModelError(f"expected an input_shape (1 or 3, H, W), got {shape!r}")
+    if isinstance(names, str) or not isinstance(names, Sequence):
+        raise ModelError(f"expected class_names to be a sequence of strings, got a {type(names).__name__}")
+    for name in names:
+        if not isinstance(name, str):
+            raise ModelError(f"expected class_names to be strings, got {name!r}")
+    return (shape[0], shape[1], shape[2]), names
+
+
+def open_results(settings: Settings, out: Path, images: Sequence[Path]) -> Results:
+    """Make the folder and its results.json, after checking that nothing of the user's will be overwritten.
+
+    Raises:
+        typer.BadParameter: the folder holds one of the images, or files that no earlier run wrote, or
+            cannot be made or written.
+    """
+    folder = os.path.realpath(out)
+    for image in images:
+        # The link and what it points to may be in different folders.
+        if folder in (os.path.realpath(image.parent), os.path.dirname(os.path.realpath(image))):
+            raise typer.BadParameter(
+                f"--out: {image} is in {out} and might be overwritten; give another folder"
+            )
+    try:
+        if in_use(out):
+            raise typer.BadParameter(
+                f"--out: {out} holds files, and not the results.json of an earlier run; give a new folder"
+            )
+        out.mkdir(parents=True, exist_ok=True)
+        return Results(out, asdict(settings), fastadv.build_info())
+    except OSError as error:
+        raise typer.BadParameter(f"--out: cannot write to {out}: {error.strerror}") from error
 
 
 def parse_eps(text: str, norm: float) -> float:

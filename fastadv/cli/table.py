@@ -8,6 +8,7 @@ from rich.text import Text
 
 from fastadv.evaluation import Experiment, Prediction, Results, percent
 from fastadv.models import class_name
+from fastadv.models.text import printable
 
 SURVIVED = "\N{CHECK MARK}"
 SURE = 0.99
@@ -15,17 +16,20 @@ SURE = 0.99
 
 
 def table(results: Results, experiment: Experiment) -> Table:
-    """One line for each image: what the model said before and after each attack."""
+    """One line for each image: what the model said before and after each attack.
+
+    Names of files and classes are shown as they are: nothing in them is markup.
+    """
     view = Table(box=SIMPLE_HEAD)
     view.add_column("image", no_wrap=True, max_width=28)
     view.add_column("before")
     for goal in experiment.goals:
-        view.add_column(goal.heading(experiment.class_names))
+        view.add_column(Text(printable(goal.heading(experiment.class_names))))
     for record in results.records:
         before = _words(record.before)
         if record.truth not in (None, record.before.name):
-            before.append(f" (is: {record.truth})", style="dim")
-        cells = [Text(Path(record.file).name), before]
+            before.append(printable(f" (is: {record.truth})"), style="dim")
+        cells = [Text(printable(Path(record.file).name)), before]
         for goal in experiment.goals:
             outcome = record.outcomes[goal.kind]
             cell = _words(outcome.prediction, style="red" if outcome.success else "")
@@ -51,8 +55,8 @@ def summary(results: Results, experiment: Experiment) -> str:
         survived = results.count(goal.kind, survived=True)
         lines.append(f"{broken} of {images} {what} ({survived} of {images} as saved 8-bit PNGs)")
     lines.append(f"Figures, PNGs and results.json are in {experiment.out}")
-    return "\n".join(lines)
+    return "\n".join(map(printable, lines))
 
 
 def _words(prediction: Prediction, style: str = "") -> Text:
-    return Text.assemble((prediction.name, style), (f" {percent(prediction.confidence)}", "dim"))
+    return Text.assemble((printable(prediction.name), style), (f" {percent(prediction.confidence)}", "dim"))

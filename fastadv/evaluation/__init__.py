@@ -2,7 +2,7 @@
 
 from .experiment import Experiment, Goal, Subject, count_classes
 from .figure import percent
-from .results import Outcome, Prediction, Record, Results
+from .results import Outcome, Prediction, Record, Results, in_use
 
 __all__ = [
     "Experiment",
@@ -13,5 +13,6 @@ __all__ = [
     "Results",
     "Subject",
     "count_classes",
+    "in_use",
     "percent",
 ]

@@ -1,6 +1,6 @@
 """Attacks image files batch by batch: the adversarial PNGs, what the model says about them, the figures."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain, count, islice
 from pathlib import Path
@@ -11,9 +11,13 @@ from torch import Tensor, nn
 from fastadv.attacks import PGD
 from fastadv.models import ModelError, class_name
 from fastadv.models.images import LEVELS, ImageError, levels, load_image, quantize, save_png
+from fastadv.models.text import UNPRINTABLE, brief
 
 from .figure import Row, save_figure
 from .results import Outcome, Prediction, Record
+
+NAME_BYTES = 100
+"""How much of an image's name its files keep: with their endings they fit every file system."""
 
 
 @dataclass(frozen=True)
@@ -111,12 +115,14 @@ class Experiment:
             on_skip: called with the reason for each file that cannot be read; such a file is left out.
 
         Raises:
-            ModelError: the model cannot be attacked, for instance because no gradient reaches the image.
+            ModelError: the model fails, or cannot be attacked, for instance because no gradient reaches
+                the image; the message is one line.
+            OSError: a file cannot be written.
         """
+        names: set[str] = set()
 
         def readable() -> Iterator[_Image]:
-            names = distinct_names([subject.path for subject in subjects])
-            for number, (subject, name) in enumerate(zip(subjects, names, strict=True)):
+            for number, subject in enumerate(subjects):
                 channels, height, width = self.shape
                 try:
                     pixels = load_image(subject.path, (height, width), channels=channels)
@@ -124,6 +130,8 @@ class Experiment:
                     on_skip(str(error))
                     on_progress(1)
                 else:
+                    name = output_name(subject.path, names)
+                    names.add(name)
                     yield _Image(number, subject, name, pixels)
 
         images = readable()
@@ -143,8 +151,8 @@ class Experiment:
             on_step = _Steps(on_progress, len(batch) / len(self.goals))
             try:
                 x_adv = goal.attack(self.model, x, y, target=goal.target, ids=ids, on_step=on_step)
-            except ValueError as error:
-                raise ModelError(str(error)) from error
+            except Exception as error:  # most of what runs there is the user's model
+                raise ModelError(f"the {goal.kind} attack fails: {brief(error)}") from error
             files = [f"{image.name}_{goal.kind}.png" for image in batch]
             for i, outcome in enumerate(self._judge(goal, own, x, x_adv, files)):
                 outcomes[i][goal.kind] = outcome
@@ -191,8 +199,7 @@ class Experiment:
             )
 
     def _predict(self, x: Tensor) -> list[Prediction]:
-        with torch.no_grad():
-            confidence, label = self.model(x).double().softmax(1).max(1)
+        confidence, label = ask(self.model, x).double().softmax(1).max(1)
         return [
             Prediction(k, class_name(k, self.class_names), p)
             for k, p in zip(label.tolist(), confidence.tolist(), strict=True)
@@ -203,28 +210,42 @@ def count_classes(model: nn.Module, shape: tuple[int, int, int], device: torch.d
     """K, found by showing the model one grey image before any work starts.
 
     Raises:
-        ModelError: the model fails on it, or does not return finite logits [1, K].
+        ModelError: as `ask`.
+    """
+    return ask(model, torch.full((1, *shape), 0.5, device=device)).shape[1]
+
+
+def ask(model: nn.Module, x: Tensor) -> Tensor:
+    """The model's logits [B, K] for images [B, C, H, W], without gradients; x itself stays as it is.
+
+    Raises:
+        ModelError: the model fails on them, or does not return finite logits [B, K] with K >= 2.
     """
     try:
         with torch.no_grad():
-            logits = model(torch.full((1, *shape), 0.5, device=device))
-    except (RuntimeError, ValueError) as error:
-        reason = str(error).partition("\n")[0]
-        raise ModelError(f"the model fails on images of shape {list(shape)}: {reason}") from error
+            # A copy, for a model may work in place.
+            logits = model(x.clone())
+    except Exception as error:
+        raise ModelError(f"the model fails on images of shape {list(x.shape)}: {brief(error)}") from error
+    expected = f"expected finite logits [{len(x)}, K] with K >= 2"
     if not isinstance(logits, Tensor):
-        raise ModelError(f"the model returned a {type(logits).__name__}, expected logits [1, K]")
-    if logits.dim() != 2 or len(logits) != 1 or not bool(logits.isfinite().all()):
-        raise ModelError(f"the model returned {list(logits.shape)}, expected finite logits [1, K]")
-    return logits.shape[1]
+        raise ModelError(f"the model returned a {type(logits).__name__}, {expected}")
+    if logits.dim() != 2 or len(logits) != len(x) or logits.shape[1] < 2:
+        raise ModelError(f"the model returned {list(logits.shape)}, {expected}")
+    if not bool(logits.isfinite().all()):
+        raise ModelError(f"the model returned NaN or infinity, {expected}")
+    return logits
 
 
-def distinct_names(paths: Sequence[Path]) -> list[str]:
-    """The files' names without their endings, numbered where two would be the same."""
-    names: dict[str, None] = {}
-    for path in paths:
-        candidates = chain([path.stem], (f"{path.stem}-{number}" for number in count(2)))
-        names[next(name for name in candidates if name not in names)] = None
-    return list(names)
+def output_name(path: Path, taken: Container[str]) -> str:
+    """What the files made from an image are called: its own name without the ending.
+
+    Characters that cannot be shown become _, long names are cut, and one in `taken` gets a number.
+    """
+    whole = UNPRINTABLE.sub("_", path.stem)
+    stem = whole.encode()[:NAME_BYTES].decode(errors="ignore")
+    candidates = chain([stem], (f"{stem}-{number}" for number in count(2)))
+    return next(name for name in candidates if name not in taken)
 
 
 def _lengths(delta: Tensor) -> tuple[float, float]:

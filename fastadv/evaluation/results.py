@@ -59,12 +59,22 @@ class Record:
     figure: str
 
 
+FILE = "results.json"
+
+
 class Results:
-    """The records so far, on disk as `results.json` from the first moment on."""
+    """The records so far, on disk as `results.json` from the first moment on.
+
+    A file name that is no valid text keeps its undecodable bytes there, as `os.fsencode` understands them.
+    """
 
     def __init__(self, folder: Path, settings: dict[str, object], versions: dict[str, str]) -> None:
-        """Write a file without records into `folder`; `settings` and `versions` are kept as they are."""
-        self.path = folder / "results.json"
+        """Write a file without records into `folder`; `settings` and `versions` are kept as they are.
+
+        Raises:
+            OSError: it cannot be written there.
+        """
+        self.path = folder / FILE
         self.settings = settings
         self.versions = versions
         self.records: list[Record] = []
@@ -103,5 +113,31 @@ class Results:
         }
         # A kill in the middle of a write must leave the previous file whole.
         unfinished = self.path.with_suffix(".json.part")
-        unfinished.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        text = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
+        # UTF-8 cannot hold the characters that stand for undecodable bytes of a file name; the backslash
+        # that replaces them makes a JSON escape, which is read back as the same character.
+        unfinished.write_text(text, encoding="utf-8", errors="backslashreplace")
         os.replace(unfinished, self.path)
+
+
+def in_use(folder: Path) -> bool:
+    """Whether `folder` exists and holds files, but no `results.json` of an earlier experiment.
+
+    Only its own files count, not those in folders below it, except that nothing else may be called
+    `results.json`.
+
+    Raises:
+        OSError: it cannot be listed, or is no folder.
+    """
+    if not folder.exists():
+        return False
+    entries = [path.name for path in folder.iterdir() if path.name == FILE or not path.is_dir()]
+    return bool(entries) and not _is_results(folder / FILE)
+
+
+def _is_results(path: Path) -> bool:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+    except ValueError:
+        return False
+    return isinstance(content, dict) and content.keys() == {"settings", "versions", "images", "skipped"}

@@ -4,7 +4,9 @@ An image here is a float32 tensor [C, H, W] in [0, 1], C = 3 (RGB) or 1 (grey).
 """
 
 import math
+import os
 import re
+import stat
 from pathlib import Path
 from typing import Literal
 
@@ -14,12 +16,17 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 from ._packages import ModelError, package_files
+from .text import printable
 
 LEVELS = 255
 
 
 class ImageError(ValueError):
     """A file is not an image that can be read; the message is one line that names it."""
+
+    def __init__(self, path: str | Path, reason: str) -> None:
+        """Name the file and say what is wrong with it."""
+        super().__init__(printable(f"{path}: {reason}"))
 
 
 def load_image(path: str | Path, size: int | tuple[int, int] | None = None, *, channels: int = 3) -> Tensor:
@@ -38,18 +45,21 @@ def load_image(path: str | Path, size: int | tuple[int, int] | None = None, *, c
         [channels, H, W] float32 in [0, 1], every value a multiple of 1/255.
 
     Raises:
-        ImageError: no such file, not a JPEG or PNG, or a broken one.
+        ImageError: no such file, not a regular one, not a JPEG or PNG, or a broken one.
     """
     try:
+        if not stat.S_ISREG(os.stat(path).st_mode):
+            # Opening a pipe or a terminal would wait for whoever writes to it.
+            raise OSError("not a regular file")
         # Only these two: other formats bring decoders that start programs.
         with Image.open(path, formats=("JPEG", "PNG")) as file:
             image = _eight_bits(ImageOps.exif_transpose(file), "RGB" if channels == 3 else "L")
     except UnidentifiedImageError as error:
-        raise ImageError(f"{path}: not a JPEG or PNG image") from error
+        raise ImageError(path, "not a JPEG or PNG image") from error
     except FileNotFoundError as error:
-        raise ImageError(f"{path}: no such file") from error
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise ImageError(f"{path}: cannot be read ({str(error) or type(error).__name__})") from error
+        raise ImageError(path, "no such file") from error
+    except Exception as error:  # decoders raise nearly anything on a broken file
+        raise ImageError(path, f"cannot be read ({str(error) or type(error).__name__})") from error
     if size is not None:
         height, width = (size, size) if isinstance(size, int) else size
         image = ImageOps.fit(image, (width, height), Image.Resampling.BICUBIC)

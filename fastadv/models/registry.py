@@ -14,6 +14,7 @@ from ._packages import ModelError
 from .efficientnet import efficientnet_lite0
 from .mnist import mnist_lenet5
 from .resnet import resnet50
+from .text import brief
 
 REGISTRY: dict[str, Callable[[], nn.Module]] = {
     "efficientnet_lite0": efficientnet_lite0,
@@ -21,6 +22,9 @@ REGISTRY: dict[str, Callable[[], nn.Module]] = {
     "mnist_lenet5": mnist_lenet5,
     "mnist_lenet5_adversarial": partial(mnist_lenet5, "adversarial"),
 }
+
+# A user's code may end the program as well, where it was written as a script.
+FAILURES = (Exception, SystemExit)
 
 
 def load(spec: str) -> nn.Module:
@@ -53,8 +57,8 @@ def load(spec: str) -> nn.Module:
         model = factory()
     except ModelError:
         raise
-    except Exception as error:
-        raise ModelError(f"{spec}() raised {_brief(error)}") from error
+    except FAILURES as error:
+        raise ModelError(f"{spec}() raised {brief(error)}") from error
     if not isinstance(model, nn.Module):
         raise ModelError(f"{spec}() returned a {type(model).__name__}, expected a torch.nn.Module")
     return model.eval()
@@ -69,9 +73,9 @@ def _load_module(name: str) -> ModuleType:
             raise ModelError(
                 f"no module named {name!r}; for a file give its path, {path}:callable"
             ) from error
-        raise ModelError(f"importing {name} raised {_brief(error)}") from error
-    except Exception as error:
-        raise ModelError(f"importing {name} raised {_brief(error)}") from error
+        raise ModelError(f"importing {name} raised {brief(error)}") from error
+    except FAILURES as error:
+        raise ModelError(f"importing {name} raised {brief(error)}") from error
 
 
 def _load_file(path: Path) -> ModuleType:
@@ -85,13 +89,8 @@ def _load_file(path: Path) -> ModuleType:
     sys.path.insert(0, str(path.resolve().parent))
     try:
         specification.loader.exec_module(module)
-    except Exception as error:
-        raise ModelError(f"running {path} raised {_brief(error)}") from error
+    except FAILURES as error:
+        raise ModelError(f"running {path} raised {brief(error)}") from error
     finally:
         sys.path.remove(str(path.resolve().parent))
     return module
-
-
-def _brief(error: Exception) -> str:
-    first_line = str(error).partition("\n")[0]
-    return f"{type(error).__name__}: {first_line}" if first_line else type(error).__name__

@@ -1,5 +1,8 @@
+import errno
 import json
+import os
 import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -8,7 +11,7 @@ from typer.testing import CliRunner
 
 import fastadv
 from fastadv.cli import app
-from fastadv.evaluation.experiment import distinct_names
+from fastadv.evaluation import experiment
 from fastadv.models import load
 from fastadv.models.images import load_image
 
@@ -56,21 +59,75 @@ class Vector(Linear):
 class NotFinite(Linear):
     def forward(self, x):
         return super().forward(x) / 0
+
+class WrongType(Linear):
+    def forward(self, x):
+        raise TypeError("first\\nsecond")
+
+class Assertion(Linear):
+    def forward(self, x):
+        assert False
+
+class OneClass(Linear):
+    def forward(self, x):
+        return super().forward(x)[:, :1]
+
+class OnlyAlone(Linear):
+    def forward(self, x):
+        assert len(x) == 1, "one by one"
+        return super().forward(x)
+
+class FailsLater(Linear):
+    def forward(self, x):
+        self.calls += 1
+        if self.calls > 20:
+            raise KeyError("later")
+        return super().forward(x)
+
+def shaped(shape):
+    model = Linear()
+    model.input_shape = shape
+    return model
+
+def four_channels():
+    return shaped((4, 8, 8))
+
+def no_height():
+    return shaped((3, 0, 8))
+
+def flat():
+    return shaped(192)
+
+def fraction():
+    return shaped((3, 8.0, 8))
+
+def one_string():
+    return Linear(class_names="abc")
+
+def names_by_label():
+    return Linear(class_names={0: "a", 1: "b", 2: "c"})
+
+def numbers():
+    return Linear(class_names=(1, 2, 3))
+
+def markup():
+    return Linear(class_names=("[/b]dog", "[bold", "a\\nb"))
 """
 
 
 @pytest.fixture
-def models(tmp_path):
-    path = tmp_path / "tiny.py"
+def models(tmp_path_factory):
+    path = tmp_path_factory.mktemp("models") / "tiny.py"
     path.write_text(MODELS)
     return path
 
 
 @pytest.fixture
-def pictures(tmp_path):
+def pictures(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("pictures")
     paths = []
     for number in range(3):
-        path = tmp_path / f"picture{number}.png"
+        path = folder / f"picture{number}.png"
         levels = np.random.default_rng(number).integers(80, 176, (8, 8, 3), dtype=np.uint8)
         Image.fromarray(levels).save(path)
         paths.append(path)
@@ -171,9 +228,9 @@ def test_an_attack_that_fails_is_reported_as_failed(tmp_path, models, pictures):
 
 
 def test_a_broken_file_is_named_and_skipped_and_the_exit_code_says_so(tmp_path, models, pictures):
-    broken = tmp_path / "broken.jpg"
+    broken = pictures[0].with_name("broken.jpg")
     broken.write_text("no image")
-    images = [pictures[0], broken, tmp_path / "missing.png", pictures[1]]
+    images = [pictures[0], broken, broken.with_name("missing.png"), pictures[1]]
     run = fastadv_attack(*images, "--model", f"{models}:Linear", "--steps", 3, "--out", tmp_path)
     assert run.exit_code == 1
     assert f"skipped {broken}: not a JPEG or PNG image" in run.stderr
@@ -252,11 +309,6 @@ def test_size_and_same_named_files(tmp_path, models, pictures):
         "picture0_figure.png",
         "picture0-2_figure.png",
     ]
-    assert distinct_names([twin, twin, twin.with_name("picture0-2.png")]) == [
-        "picture0",
-        "picture0-2",
-        "picture0-2-2",
-    ]
 
 
 def test_a_model_that_cannot_be_attacked_is_one_line_and_exit_code_2(tmp_path, models, pictures):
@@ -265,6 +317,118 @@ def test_a_model_that_cannot_be_attacked_is_one_line_and_exit_code_2(tmp_path, m
     assert re.search(r"^fastadv: [^\n]*--model: [^\n]*no gradient[^\n]*\n\Z", run.stderr, re.MULTILINE), (
         run.stderr
     )
+
+
+@pytest.mark.parametrize(
+    ("model", "batch_size", "reason", "done"),
+    [
+        ("OnlyAlone", 2, r"the model fails on images of shape \[2, 3, 8, 8\]: AssertionError: one by one", 0),
+        ("FailsLater", 1, "the untargeted attack fails: KeyError: 'later'", 1),
+    ],
+)
+def test_a_model_that_fails_in_the_run_is_one_line_and_what_was_done_is_kept(
+    tmp_path, models, pictures, model, batch_size, reason, done
+):
+    spec, size = f"{models}:{model}", str(batch_size)
+    run = fastadv_attack(*pictures, "--model", spec, "--steps", 10, "--batch-size", size, "--out", tmp_path)
+    assert run.exit_code == 2
+    assert re.search(rf"^fastadv: [^\n]*--model: {reason}\n\Z", run.stderr, re.MULTILINE), run.stderr
+    assert [entry["file"] for entry in results_in(tmp_path)["images"]] == list(map(str, pictures[:done]))
+
+
+def test_class_names_are_never_markup_and_never_break_a_line(tmp_path, models, pictures):
+    run = fastadv_attack(
+        *pictures, "--model", f"{models}:markup", "--target", "[/b]dog", "--eps", "8/255", "--out", tmp_path
+    )
+    assert run.exit_code == 0, run.output
+    assert "targeted: [/b]dog" in run.stdout
+    assert "3 of 3 taken for [/b]dog, " in run.stdout
+    names = {entry["before"]["name"] for entry in results_in(tmp_path)["images"]}
+    assert names - {"[/b]dog"}
+    assert all(name.replace("\n", "\\n") in run.stdout for name in names)
+
+
+def test_awkward_files_are_attacked_or_skipped_and_never_end_the_run(tmp_path, models, pictures):
+    not_text = Path(os.fsdecode(os.fsencode(pictures[0].parent) + b"/caf\xe9.png"))
+    two_lines = pictures[0].with_name("two\nlines.png")
+    long, alike = (pictures[0].with_name("x" * 247 + end + ".png") for end in "ab")
+    skipped = pictures[0].with_name("picture1.gif")
+    for path in (not_text, two_lines, long, alike, skipped):
+        Image.open(pictures[0]).save(path)
+    pipe = pictures[0].with_name("pipe\n.png")
+    os.mkfifo(pipe)
+    images = [skipped, pipe, not_text, two_lines, long, alike, pictures[1]]
+    run = fastadv_attack(*images, "--model", f"{models}:Linear", "--steps", 2, "--out", tmp_path)
+    assert run.exit_code == 1, run.output
+    assert "pipe\\n.png: cannot be read (not a regular file)\n" in run.stderr
+    assert "caf\\udce9.png" in run.stdout
+    assert "two\\nlines.png" in run.stdout
+    written = results_in(tmp_path)
+    assert len(written["skipped"]) == 2
+    assert [entry["file"] for entry in written["images"]] == [str(path) for path in images[2:]]
+    figures = [entry["figure"].removesuffix("_figure.png") for entry in written["images"]]
+    assert figures == ["caf_", "two_lines", "x" * 100, "x" * 100 + "-2", "picture1"]
+    for entry in written["images"]:
+        assert load_image(tmp_path / entry["outcomes"]["untargeted"]["file"]).shape == (3, 8, 8)
+
+
+def test_an_earlier_run_s_folder_is_used_again(tmp_path, models, pictures):
+    for steps in (1, 2):
+        run = fastadv_attack(*pictures, "--model", f"{models}:Linear", "--steps", steps, "--out", tmp_path)
+        assert run.exit_code == 0, run.output
+        assert results_in(tmp_path)["settings"]["steps"] == steps
+    assert len(list(tmp_path.iterdir())) == 3 * 2 + 1
+
+
+@pytest.mark.parametrize("way", ["own folder", "link to folder", "link to image", "earlier results"])
+def test_a_folder_that_holds_an_image_to_be_attacked_is_refused(tmp_path, models, pictures, way):
+    image, out = pictures[0], pictures[0].parent
+    if way == "link to folder":
+        out = tmp_path / "link"
+        out.symlink_to(image.parent)
+    elif way == "link to image":
+        image = tmp_path / "link.png"
+        image.symlink_to(pictures[0])
+    elif way == "earlier results":
+        out = tmp_path
+        arguments = [*pictures, "--model", f"{models}:Linear", "--steps", 1, "--out", out]
+        assert fastadv_attack(*arguments).exit_code == 0
+        image = out / "picture0_untargeted.png"
+    before = {path: path.read_bytes() for path in out.iterdir()}
+    run = fastadv_attack(image, "--model", f"{models}:Linear", "--steps", 1, "--out", out)
+    assert run.exit_code == 2
+    assert re.fullmatch(r"fastadv: [^\n]*--out: .*\.png is in .*; give another folder\n", run.stderr)
+    assert {path: path.read_bytes() for path in out.iterdir()} == before
+
+
+@pytest.mark.parametrize("content", [None, "{}", "[1]", "no JSON", b"\xff", "folder"])
+def test_a_folder_with_files_that_no_run_wrote_is_refused(tmp_path, models, pictures, content):
+    path = tmp_path / ("picture0_figure.png" if content is None else "results.json")
+    if content == "folder":
+        path.mkdir()
+    else:
+        path.write_bytes(content if isinstance(content, bytes) else (content or "mine").encode())
+    run = fastadv_attack(pictures[0], "--model", f"{models}:Linear", "--steps", 1, "--out", tmp_path)
+    assert run.exit_code == 2
+    assert re.fullmatch(r"fastadv: [^\n]*--out: .* holds files, and not the results.json of .*\n", run.stderr)
+    assert list(tmp_path.iterdir()) == [path]
+    assert content == "folder" or path.read_bytes() in (b"mine", content, str(content).encode())
+
+
+def test_folders_below_it_do_not_make_a_folder_used(tmp_path, models, pictures):
+    (tmp_path / "demo").mkdir()
+    run = fastadv_attack(pictures[0], "--model", f"{models}:Linear", "--steps", 1, "--out", tmp_path)
+    assert run.exit_code == 0, run.output
+
+
+def test_a_folder_that_fills_up_is_one_line(tmp_path, models, pictures, monkeypatch):
+    def full(*arguments):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(experiment, "save_png", full)
+    run = fastadv_attack(pictures[0], "--model", f"{models}:Linear", "--steps", 1, "--out", tmp_path)
+    assert run.exit_code == 2
+    assert re.search(r"^fastadv: [^\n]*--out: [^\n]*No space left on device\n\Z", run.stderr, re.MULTILINE)
 
 
 @pytest.mark.parametrize(
@@ -289,9 +453,29 @@ def test_a_model_that_cannot_be_attacked_is_one_line_and_exit_code_2(tmp_path, m
         ),
         (["x.png", "--model", "{models}:NotFinite"], r"expected finite logits"),
         (["x.png", "--model", "{models}:too_few_names"], r"3 classes and 1 class_names"),
-        (["x.png", "--size", "9"], r"--model: the model fails on images of shape \[3, 9, 9\]"),
+        (
+            ["x.png", "--size", "9"],
+            r"--model: the model fails on images of shape \[1, 3, 9, 9\]: RuntimeError",
+        ),
+        (["x.png", "--model", "{models}:WrongType"], r"images of shape \[1, 3, 8, 8\]: TypeError: first$"),
+        (["x.png", "--model", "{models}:Assertion"], r"images of shape \[1, 3, 8, 8\]: AssertionError$"),
+        (
+            ["x.png", "--model", "{models}:OneClass"],
+            r"returned \[1, 1\], expected finite logits \[1, K\] with",
+        ),
+        (["x.png", "--model", "{models}:four_channels"], r"expected an input_shape .*, got \(4, 8, 8\)"),
+        (["x.png", "--model", "{models}:no_height"], r"expected an input_shape .*, got \(3, 0, 8\)"),
+        (["x.png", "--model", "{models}:flat"], r"expected an input_shape \(1 or 3, H, W\), got 192"),
+        (["x.png", "--model", "{models}:fraction"], r"expected an input_shape .*, got \(3, 8.0, 8\)"),
+        (["x.png", "--model", "{models}:one_string"], r"class_names to be a sequence of strings, got a str"),
+        (["x.png", "--model", "{models}:names_by_label"], r"a sequence of strings, got a dict"),
+        (["x.png", "--model", "{models}:numbers"], r"class_names to be strings, got 1"),
+        (["x.png", "--model", "{models}:Linear\n"], r"has no attribute 'Linear\\n'"),
         (["x.png", "--out", "{models}"], r"--out"),
-        (["x.png", "--out", "{models}/below"], r"--out: cannot make the folder"),
+        (["x.png", "--out", "{models}/below"], r"--out: cannot write to .*below: Not a directory"),
+        # Not even root can make a file there.
+        (["x.png", "--out", "/sys"], r"--out: cannot write to /sys: "),
+        (["x.png", "--out", "{models.parent}"], r"--out: .* holds files, and not the results.json of"),
         (["x.png", "--colour"], r"--colour"),
         ([], r"IMAGE"),
     ],
@@ -302,7 +486,8 @@ def test_a_bad_option_is_one_line_and_exit_code_2(models, arguments, message):
     run = fastadv_attack(*arguments, *model)
     assert run.exit_code == 2
     assert run.stdout == ""
-    assert re.fullmatch(rf"fastadv: [^\n]*{message}[^\n]*\n", run.stderr), run.stderr
+    assert re.fullmatch(r"fastadv: [^\n]*\n", run.stderr), run.stderr
+    assert re.search(message, run.stderr.rstrip("\n")), run.stderr
 
 
 def test_info_prints_every_line_of_the_build_info():

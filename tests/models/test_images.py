@@ -1,5 +1,6 @@
 import math
 import os
+import re
 
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from fastadv.models.images import ImageError, levels, load_image, quantize, sample_files, samples, save_png
+from fastadv.models.text import printable
 
 
 @pytest.fixture
@@ -92,6 +94,7 @@ def test_what_is_no_image_is_refused_in_one_line_that_names_the_file(tmp_path, p
     (tmp_path / "empty.png").touch()
     Image.fromarray(pixels).save(tmp_path / "other.png", format="BMP")
     (tmp_path / "folder.png").mkdir()
+    os.mkfifo(tmp_path / "pipe.png")
     for name, reason in [
         ("none.png", "no such file"),
         ("cut.png", "cannot be read"),
@@ -99,8 +102,11 @@ def test_what_is_no_image_is_refused_in_one_line_that_names_the_file(tmp_path, p
         ("empty.png", "not a JPEG or PNG"),
         ("other.png", "not a JPEG or PNG"),
         ("folder.png", "cannot be read"),
+        ("pipe.png", r"cannot be read \(not a regular file\)"),
+        ("x" * 300, "cannot be read .*File name too long"),
+        ("no\nne.png", "no such file"),
     ]:
-        with pytest.raises(ImageError, match=f"{name}: {reason}") as error:
+        with pytest.raises(ImageError, match=f"{re.escape(printable(name))}: {reason}") as error:
             load_image(tmp_path / name)
         assert "\n" not in str(error.value)
 

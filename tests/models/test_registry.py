@@ -21,6 +21,9 @@ def broken():
 
 def not_a_module():
     return [1]
+
+def leaves():
+    raise SystemExit(4)
 """
 
 
@@ -65,6 +68,7 @@ def test_a_registered_name_makes_its_model(monkeypatch):
         ("{file}:nothing", "has no attribute 'nothing'"),
         ("{file}:number", "number is not callable, it is a int"),
         ("{file}:not_a_module", r"returned a list, expected a torch.nn.Module"),
+        ("{file}:leaves", r"leaves\(\) raised SystemExit: 4$"),
         ("{file}:broken", r"broken\(\) raised RuntimeError: first line$"),
     ],
 )
@@ -83,6 +87,15 @@ def test_a_failing_import_is_told_from_a_missing_module(tmp_path, monkeypatch):
         load("needs_more:make")
     with pytest.raises(ModelError, match=r"running .*needs_more\.py raised ModuleNotFoundError"):
         load(f"{tmp_path / 'needs_more.py'}:make")
+
+
+def test_an_import_that_ends_the_program_is_named_in_one_line(tmp_path, monkeypatch):
+    (tmp_path / "a_script.py").write_text("import sys; sys.exit(3)")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(ModelError, match=r"^importing a_script raised SystemExit: 3$"):
+        load("a_script:make")
+    with pytest.raises(ModelError, match=r"^running .*a_script\.py raised SystemExit: 3$"):
+        load(f"{tmp_path / 'a_script.py'}:make")
 
 
 def test_a_missing_package_is_an_error_that_names_the_pip_command(monkeypatch):

@@ -1,0 +1,17 @@
+"""Text that others wrote, file names and error messages among it, made fit to be shown in one line."""
+
+import re
+
+UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
+"""Characters that break a line, steer a terminal, or (those of undecodable file names) cannot be encoded."""
+
+
+def printable(text: str) -> str:
+    """`text` with every character of `UNPRINTABLE` written as its Python escape, such as \\n or \\udce9."""
+    return UNPRINTABLE.sub(lambda match: match[0].encode("unicode_escape").decode("ascii"), text)
+
+
+def brief(error: BaseException) -> str:
+    """An error's type and the first line of its message."""
+    first_line = str(error).strip().partition("\n")[0]
+    return f"{type(error).__name__}: {first_line}" if first_line else type(error).__name__
