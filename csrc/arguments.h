@@ -102,6 +102,21 @@ inline void check_seed(const char* op, const Tensor& seed, const Tensor& samples
           "seed must be contiguous and on the samples' device");
 }
 
+inline void check_bounds(const char* op, double lower, double upper) {
+  require(lower < upper, op, "lower must be less than upper, got ", lower, " and ", upper);
+}
+
+/// Refuses an input that shares part of the output's memory: it would change while it is read. Sharing
+/// all of it is fine, because each element is read before it is written.
+inline void check_overlap(const char* op, const char* name, const Tensor& input, const Tensor& output) {
+  const auto begin = [](const Tensor& t) { return reinterpret_cast<uintptr_t>(t.data_ptr()); };
+  const auto end = [&](const Tensor& t) {
+    return begin(t) + static_cast<size_t>(t.numel()) * t.element_size();
+  };
+  require(begin(input) == begin(output) || end(input) <= begin(output) || end(output) <= begin(input), op,
+          name, " shares part of the output's memory: clone it first");
+}
+
 inline void check_norm(const char* op, double norm) {
   require(norm == kInf || norm == 2.0, op, "norm must be inf or 2, got ", norm);
 }
@@ -156,7 +171,7 @@ struct TypeTag {
 
 /// body(TypeTag<T>) for the element type; Half and BFloat16 are fastadv's own bit patterns.
 template <class Body>
-inline void dispatch(const char* op, const Tensor& tensor, const Body& body) {
+inline void dispatch(const char* op, const char* name, const Tensor& tensor, const Body& body) {
   switch (tensor.scalar_type()) {
     case ScalarType::Float:
       return body(TypeTag<float>{});
@@ -167,7 +182,8 @@ inline void dispatch(const char* op, const Tensor& tensor, const Body& body) {
     case ScalarType::BFloat16:
       return body(TypeTag<BFloat16>{});
     default:
-      require(false, op, "dtype must be float32, float64, float16 or bfloat16");
+      require(false, op, name, " must be float32, float64, float16 or bfloat16, got ",
+              torch::headeronly::toString(tensor.scalar_type()));
   }
 }
 

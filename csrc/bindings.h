@@ -25,6 +25,8 @@ struct PgdStepCall {
   const std::optional<Tensor>& active;
 
   void check() const {
+    batch_of(op, "x_adv", x_adv);
+    check_bounds(op, lower, upper);
     check_like(op, "x", x, "x_adv", x_adv);
     check_like(op, "grad", grad, "x_adv", x_adv);
     check_norm(op, norm);
@@ -41,6 +43,8 @@ struct PgdStepCall {
     if (out.numel() == 0) return;
     const Tensor start = arranged_like(from, out), centre = arranged_like(x, out),
                  slope = arranged_like(grad, out);
+    check_overlap(op, "x", centre, out);
+    check_overlap(op, "grad", slope, out);
     const PgdStepArgs<T> args{write_ptr<T>(out),
                               read_ptr<T>(start),
                               read_ptr<T>(centre),
@@ -64,7 +68,7 @@ Tensor pgd_step(const Tensor& x_adv, const Tensor& x, const Tensor& grad, const 
   const PgdStepCall call{"pgd_step", x_adv, x, grad, eps, step_size, norm, lower, upper, steepest, active};
   call.check();
   Tensor out = torch::stable::empty_like(x_adv);
-  dispatch(call.op, x_adv, [&](auto tag) {
+  dispatch(call.op, "x_adv", x_adv, [&](auto tag) {
     using T = typename decltype(tag)::type;
     with_flat_output(out, false, [&](const Tensor& flat) { call.run<T, Kernel>(x_adv, flat); });
   });
@@ -76,7 +80,7 @@ void pgd_step_(Tensor x_adv, const Tensor& x, const Tensor& grad, const Tensor& 
                double norm, double lower, double upper, bool steepest, const std::optional<Tensor>& active) {
   const PgdStepCall call{"pgd_step_", x_adv, x, grad, eps, step_size, norm, lower, upper, steepest, active};
   call.check();
-  dispatch(call.op, x_adv, [&](auto tag) {
+  dispatch(call.op, "x_adv", x_adv, [&](auto tag) {
     using T = typename decltype(tag)::type;
     with_flat_output(x_adv, true, [&](const Tensor& flat) { call.run<T, Kernel>(flat, flat); });
   });
@@ -87,7 +91,7 @@ Tensor project(const Tensor& delta, const Tensor& eps, double norm) {
   const char* op = "project";
   check_norm(op, norm);
   Tensor out = torch::stable::empty_like(delta);
-  dispatch(op, delta, [&](auto tag) {
+  dispatch(op, "delta", delta, [&](auto tag) {
     using T = typename decltype(tag)::type;
     const Batch batch = batch_of(op, "delta", delta);
     const auto eps_of = per_sample<Compute<T>>(op, "eps", eps, delta);
@@ -106,7 +110,7 @@ Tensor steepest(const Tensor& grad, double norm) {
   const char* op = "steepest";
   check_norm(op, norm);
   Tensor out = torch::stable::empty_like(grad);
-  dispatch(op, grad, [&](auto tag) {
+  dispatch(op, "grad", grad, [&](auto tag) {
     using T = typename decltype(tag)::type;
     const Batch batch = batch_of(op, "grad", grad);
     with_flat_output(out, false, [&](const Tensor& flat) {
@@ -124,10 +128,11 @@ Tensor random_in_ball(const Tensor& x, const Tensor& eps, double norm, double lo
                       const Tensor& seed, const std::optional<Tensor>& ids) {
   const char* op = "random_in_ball";
   check_norm(op, norm);
+  check_bounds(op, lower, upper);
   check_seed(op, seed, x);
   const Tensor from = torch::stable::contiguous(x);  // numbers are counted in logical order
   const Tensor flat = torch::stable::empty_like(from);
-  dispatch(op, x, [&](auto tag) {
+  dispatch(op, "x", x, [&](auto tag) {
     using T = typename decltype(tag)::type;
     using C = Compute<T>;
     const Batch batch = batch_of(op, "x", x);

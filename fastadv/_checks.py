@@ -1,10 +1,11 @@
 """The checks of operator arguments, shared by the wrappers, the reference and the fake kernels.
 
 They look at shapes, dtypes, devices and Python numbers only: nothing here waits for a GPU. The native
-kernels make the same checks in C++ (csrc/arguments.h) for those who call them directly.
+kernels check again in C++ (csrc/bindings.h) for those who call them directly.
 """
 
 import math
+from numbers import Real
 
 import torch
 from torch import Tensor
@@ -87,13 +88,15 @@ def seed_tensor(op: str, tensor: Tensor, batch: Tensor) -> None:
 
 def norm_value(op: str, norm: float) -> float:
     """The norm as a float; refuses all but those that have kernels."""
-    if norm not in (2, math.inf):
-        raise ValueError(f"fastadv::{op}: norm must be inf or 2, got {norm}")
+    if not isinstance(norm, Real) or norm not in (2, math.inf):
+        raise ValueError(f"fastadv::{op}: norm must be inf or 2, got {norm!r}")
     return float(norm)
 
 
 def non_negative(op: str, name: str, value: float) -> float:
     """The number as a float; refuses negative numbers and NaN."""
+    if not isinstance(value, Real):
+        raise TypeError(f"fastadv::{op}: {name} must be a number or a tensor, got {value!r}")
     if not value >= 0:
         raise ValueError(f"fastadv::{op}: {name} must be at least 0, got {value}")
     return float(value)
@@ -103,7 +106,6 @@ def interval(op: str, bounds: Bounds) -> tuple[float, float]:
     """(lower, upper), infinite where bounds is None; refuses an empty interval."""
     if bounds is None:
         return -math.inf, math.inf
-    lower, upper = bounds
-    if not lower < upper:
+    if len(bounds) != 2 or not bounds[0] < bounds[1]:
         raise ValueError(f"fastadv::{op}: bounds must be (lower, upper) with lower < upper, got {bounds}")
-    return float(lower), float(upper)
+    return float(bounds[0]), float(bounds[1])

@@ -111,6 +111,8 @@ def _fake_step(
     active: Tensor | None = None,
 ) -> Tensor:
     _checks.samples(op, "x_adv", x_adv)
+    _checks.norm_value(op, norm)
+    _checks.interval(op, (lower, upper))
     _checks.like(op, "x", x, "x_adv", x_adv)
     _checks.like(op, "grad", grad, "x_adv", x_adv)
     _checks.scalar_or_per_sample(op, "eps", eps, x_adv)
@@ -122,12 +124,14 @@ def _fake_step(
 
 def _fake_project(delta: Tensor, eps: Tensor, norm: float) -> Tensor:
     _checks.samples("project", "delta", delta)
+    _checks.norm_value("project", norm)
     _checks.scalar_or_per_sample("project", "eps", eps, delta)
     return torch.empty_like(delta)
 
 
 def _fake_steepest(grad: Tensor, norm: float) -> Tensor:
     _checks.samples("steepest", "grad", grad)
+    _checks.norm_value("steepest", norm)
     return torch.empty_like(grad)
 
 
@@ -135,6 +139,8 @@ def _fake_random_in_ball(
     x: Tensor, eps: Tensor, norm: float, lower: float, upper: float, seed: Tensor, ids: Tensor | None = None
 ) -> Tensor:
     _checks.samples("random_in_ball", "x", x)
+    _checks.norm_value("random_in_ball", norm)
+    _checks.interval("random_in_ball", (lower, upper))
     _checks.scalar_or_per_sample("random_in_ball", "eps", eps, x)
     _checks.seed_tensor("random_in_ball", seed, x)
     if ids is not None:
@@ -154,7 +160,7 @@ def _rows(value: Tensor, samples: Tensor) -> Tensor:
 
 
 def _l2_norm(samples: Tensor) -> Tensor:
-    return _rows(torch.linalg.vector_norm(samples.flatten(1), dim=1), samples)
+    return _rows(torch.linalg.vector_norm(samples.flatten(1), dim=1, dtype=torch.float64), samples)
 
 
 def _project_setup(ctx: Any, inputs: tuple[Tensor, Tensor, float], output: Tensor) -> None:
@@ -175,9 +181,9 @@ def _project_backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor | None, No
         length = _l2_norm(wide)
         outside = length > radius
         length = torch.where(outside, length, 1)
-        normal = wide / length
+        normal = (wide / length).to(dtype)
         along = normal * _rows((normal * upstream).flatten(1).sum(1), delta)
-        to_delta = torch.where(outside, (upstream - along) * (radius / length), upstream)
+        to_delta = torch.where(outside, ((upstream - along) * (radius / length)).to(dtype), upstream)
     to_eps = _per_row(torch.where(outside, normal * upstream, 0), eps) if ctx.needs_input_grad[1] else None
     return to_delta.to(delta.dtype), to_eps, None
 
@@ -192,10 +198,9 @@ def _steepest_backward(ctx: Any, upstream: Tensor) -> tuple[Tensor, None]:
     (grad,) = ctx.saved_tensors
     if ctx.norm == math.inf:
         return torch.zeros_like(grad), None
-    wide = grad.to(_checks.compute_dtype(grad.dtype))
-    length = _l2_norm(wide)
+    length = _l2_norm(grad.to(_checks.compute_dtype(grad.dtype)))
     length = torch.where(length > 0, length, math.inf)
-    unit = wide / length
+    unit = grad.double() / length
     along = unit * _rows((unit * upstream).flatten(1).sum(1), grad)
     return ((upstream - along) / length).to(grad.dtype), None
 

@@ -12,6 +12,7 @@ The same kernels are `torch.ops.fastadv.*`, with the schemas of csrc/ops.cpp.
 """
 
 import math
+from numbers import Integral
 from typing import Literal
 
 import torch
@@ -78,6 +79,8 @@ def pgd_step_(
     active: Tensor | None = None,
 ) -> Tensor:
     """`pgd_step` in place: overwrites x_adv and returns it. Allocates nothing for flat inputs."""
+    if x_adv.requires_grad and torch.is_grad_enabled():
+        raise RuntimeError("fastadv::pgd_step_: x_adv requires grad and cannot be overwritten: detach it")
     args = _step_arguments("pgd_step_", x_adv, x, grad, eps, step_size, norm, bounds, rule, active)
     if is_native(x_adv):
         torch.ops.fastadv.pgd_step_.default(*args)
@@ -136,7 +139,7 @@ def random_in_ball(
     norm: float = math.inf,
     *,
     bounds: Bounds = (0.0, 1.0),
-    seed: int | Tensor,
+    seed: int | tuple[int, int] | Tensor,
     ids: Tensor | None = None,
 ) -> Tensor:
     """x plus a point drawn uniformly from the volume of the eps ball, clamped to the box.
@@ -149,8 +152,8 @@ def random_in_ball(
         eps: radius, in the units of x; float or [B].
         norm: math.inf or 2.
         bounds: (lower, upper) of every element, or None.
-        seed: an int in [0, 2^63), or an int64 tensor (key, offset) on x's device; the offset (below 2^32)
-            numbers independent draws under one key.
+        seed: a key in [0, 2^63), or (key, offset) as a tuple or an int64 tensor on x's device; the offset
+            (below 2^32) numbers independent draws under one key.
         ids: [B] int64, the samples' numbers; default 0 .. B-1. Sample s under a seed always gets the
             same point.
 
@@ -162,9 +165,7 @@ def random_in_ball(
     lower, upper = _checks.interval("random_in_ball", bounds)
     eps = _per_sample("random_in_ball", "eps", eps, x)
     if not isinstance(seed, Tensor):
-        if not 0 <= seed < 2**63:
-            raise ValueError(f"fastadv::random_in_ball: seed must be in [0, 2^63), got {seed}")
-        seed = torch.tensor([seed, 0], device=x.device)
+        seed = _seed_tensor(seed, x.device)
     if is_native(x):
         return torch.ops.fastadv.random_in_ball.default(x, eps, norm, lower, upper, seed, ids)
     _checks.scalar_or_per_sample("random_in_ball", "eps", eps, x)
@@ -230,7 +231,17 @@ def _per_sample(op: str, name: str, value: float | Tensor, samples: Tensor) -> T
     dtype = _checks.compute_dtype(samples.dtype)
     if isinstance(value, Tensor):
         return value.to(dtype)
-    return torch.tensor(_checks.non_negative(op, name, value), dtype=dtype)
+    return torch.tensor(_checks.non_negative(op, name, value), dtype=dtype, device="cpu")
+
+
+def _seed_tensor(seed: int | tuple[int, int], device: torch.device) -> Tensor:
+    """(key, offset) on the device, filled by kernels there: a copy from the host would wait for a GPU."""
+    key, offset = seed if isinstance(seed, tuple) else (seed, 0)
+    if not (isinstance(key, Integral) and 0 <= key < 2**63 and 0 <= offset < 2**32):
+        raise ValueError(
+            f"fastadv::random_in_ball: seed must be in [0, 2^63), its offset in [0, 2^32), got {seed!r}"
+        )
+    return torch.cat([torch.full((1,), number, dtype=torch.int64, device=device) for number in (key, offset)])
 
 
 def _in_format_of(model: Tensor, result: Tensor) -> Tensor:

@@ -13,9 +13,10 @@ from torch import Tensor
 from fastadv import _checks
 from fastadv._checks import Bounds, compute_dtype
 
-# A rescaling onto the l2 sphere aims this much below it, so that the rounding of the scale, the products
-# and the norm cannot leave the ball and projecting twice changes nothing.
-SHRINK = {torch.float32: 1 - 2.0**-22, torch.float64: 1 - 2.0**-51}
+# What an l2 norm is taken to be off by, relative to the numbers that went into it, so that rounding (of the
+# sums, the scale, the products) cannot leave the ball and projecting twice changes nothing. float32: eight
+# roundings. float64: the sums are in float64 too, and their error grows with the sample.
+SLACK = {torch.float32: 2.0**-21, torch.float64: 2.0**-41}
 
 _MASK32 = 0xFFFFFFFF
 _RADIUS_BLOCK = 0xFFFFFFFF
@@ -40,15 +41,14 @@ def pgd_step(
     eps = _over_samples(eps, x)
     centre = x.to(dtype)
     delta = x_adv.to(dtype) - centre
-    direction = grad.to(dtype)
-    if rule == "steepest":
-        direction = steepest(direction, norm)
-    elif norm == 2:
-        direction = torch.where(_l2_norm(direction).isfinite(), direction, 0)
-    moved = delta + _over_samples(step_size, x) * direction
-    moved = torch.where(moved.isnan(), delta, moved)  # a NaN gradient moves nothing
-    delta = project(moved, eps, norm)
-    limit = eps if norm == math.inf else delta.abs()
+    slope, step = grad.to(dtype), _over_samples(step_size, x)
+    if norm == math.inf:
+        moved = delta + step * (slope.sign() if rule == "steepest" else slope)
+        delta = project(torch.where(moved.isnan(), delta, moved), eps, norm)  # a NaN moves nothing
+        limit = eps
+    else:
+        delta = _l2_step(delta, slope, eps, step, rule)
+        limit = delta.abs()
     out = round_within((centre + delta).clamp(lower, upper), centre, limit, x.dtype)
     return out if active is None else torch.where(_over_samples(active, x), out, x_adv)
 
@@ -78,12 +78,12 @@ def project(delta: Tensor, eps: float | Tensor, norm: float) -> Tensor:
     eps = _over_samples(eps, delta)
     wide = delta.to(dtype)
     if norm == math.inf:
-        projected = torch.maximum(torch.minimum(wide, eps), -eps)
+        projected = wide.clamp(-eps, eps)
         limit = eps
     else:
         length = _l2_norm(wide)
-        outside = length > eps
-        scale = torch.where(outside, eps.double() / torch.where(outside, length, 1) * SHRINK[dtype], 1)
+        inside = length <= eps
+        scale = torch.where(inside, 1, eps.double() / torch.where(inside, 1, length) * (1 - SLACK[dtype]))
         projected = wide * scale.to(dtype)
         limit = projected.detach().abs()
     return round_within(projected, torch.zeros_like(wide), limit, delta.dtype)
@@ -127,7 +127,7 @@ def random_in_ball(
         normal = _box_muller(words).flatten(1)[:, :size].reshape(x.shape)
         last = torch.full((1,), _RADIUS_BLOCK, device=x.device)
         u = _open_uniform(random_words(key, ids, last)[:, 0, 0])
-        radius = eps.double() * _over_samples((u.log() / max(size, 1)).exp(), normal) * SHRINK[dtype]
+        radius = eps.double() * _over_samples((u.log() / max(size, 1)).exp(), normal) * (1 - SLACK[dtype])
         delta = (normal * (radius / _l2_norm(normal))).to(dtype)
         limit = delta.abs()
     centre = x.to(dtype)
@@ -147,6 +147,24 @@ def _l2_norm(samples: Tensor) -> Tensor:
     """The l2 norm of each sample in float64, shaped to broadcast over the samples."""
     norms = torch.linalg.vector_norm(samples.flatten(1), dim=1, dtype=torch.float64)
     return norms.reshape(-1, *[1] * (samples.dim() - 1))
+
+
+def _l2_step(delta: Tensor, slope: Tensor, eps: Tensor, step_size: Tensor, rule: str) -> Tensor:
+    """The step from delta along the slope, projected on the ball; none where the slope has no direction.
+
+    The projection is part of both factors, so nothing on the way overflows: an endless step ends at
+    eps * slope / ||slope||.
+    """
+    dtype, slack = delta.dtype, SLACK[delta.dtype]
+    slope_norm, direction = _l2_norm(slope), steepest(slope, 2)
+    length = step_size * (slope_norm if rule == "gradient" else torch.ones_like(slope_norm))
+    length = torch.where(slope_norm.isfinite() & (slope_norm > 0), length, 0)
+    moved = delta + length.to(dtype) * direction
+    norm = _l2_norm(moved) + slack * (_l2_norm(delta) + length)
+    endless = length.to(dtype).isinf() | norm.isinf()
+    scale = torch.where(endless, 0, torch.where(norm <= eps, 1, eps.double() / norm))
+    reach = torch.where(endless, eps.double() * (1 - slack), length * scale)
+    return delta * scale.to(dtype) + direction * reach.to(dtype)
 
 
 def round_within(value: Tensor, origin: Tensor, limit: Tensor, dtype: torch.dtype) -> Tensor:

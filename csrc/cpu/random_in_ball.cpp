@@ -55,7 +55,7 @@ struct Kernel {
         },
         [&](int64_t row, const std::array<double, 1>& sums) {
           const double radius = args.eps[row] * unit_radius(seed, args.id(row), args.cols);
-          return towards<C>(std::sqrt(sums[0]), radius * shrink<C>());
+          return towards<C>(std::sqrt(sums[0]), radius * (1.0 - slack<C>()));
         },
         [&](int64_t row, int64_t first, int64_t last, const Multiple<C>& plan) {
           for_each_quad(first, last, normals(row), [&](int64_t col, const Normal4& quad, int64_t e) {

@@ -14,23 +14,24 @@ FASTADV_HD T linf_update(C x_adv, C x, C grad, C eps, C step_size, C lower, C up
   return place<T>(x, clamp(kept, -eps, eps), eps, lower, upper);
 }
 
-/// What is subtracted from 1 in a rescaling onto the sphere, so that float rounding (of the scale,
-/// of the products, of the norm) cannot leave the ball and a second projection changes nothing.
+/// What a norm is taken to be off by, relative to the numbers that went into it, so that rounding (of
+/// the sums, the scale, the products) cannot leave the ball, and a second projection changes nothing.
+/// float: eight roundings. double: the sums are in double too, and their error grows with the sample.
 template <class C>
-FASTADV_HD double shrink();
+FASTADV_HD double slack();
 template <>
-FASTADV_HD double shrink<float>() {
-  return 1.0 - 0x1p-22;
+FASTADV_HD double slack<float>() {
+  return 0x1p-21;
 }
 template <>
-FASTADV_HD double shrink<double>() {
-  return 1.0 - 0x1p-51;
+FASTADV_HD double slack<double>() {
+  return 0x1p-41;
 }
 
 /// The factor that projects a vector of this norm on the l2 ball.
 template <class C>
 FASTADV_HD C l2_scale(double norm, C eps) {
-  return norm > static_cast<double>(eps) ? static_cast<C>(eps / norm * shrink<C>()) : C(1);
+  return norm <= static_cast<double>(eps) ? C(1) : static_cast<C>(eps / norm * (1.0 - slack<C>()));
 }
 
 /// v -> v * pre * post: in two factors, because 1 / ||grad|| alone can overflow a float.
@@ -51,24 +52,28 @@ FASTADV_HD Multiple<C> towards(double norm, double length) {
   return {static_cast<C>(pre), static_cast<C>(length / norm / pre)};
 }
 
-/// The l2 step of one sample: delta -> (delta + direction(grad)) * scale.
+/// The l2 step of one sample: delta -> delta * scale + direction(grad), in the ball. The projection is
+/// part of both factors, so nothing on the way is larger than its result and no step is too long.
 template <class C>
 struct L2Step {
-  Multiple<C> direction;
   C scale;
+  Multiple<C> direction;
 };
 
 /// From <g,g>, <d,g> and <d,d> alone, by ||d + c g||^2 = <d,d> + 2c <d,g> + c^2 <g,g>: one sweep
-/// over the data where three norms would take three. In double the cancellation is harmless.
+/// over the data where three norms would take three. Where d and c g cancel, the result is known only
+/// relative to them: the slack counts from their lengths.
 template <class C>
 FASTADV_HD L2Step<C> l2_step(double gg, double dg, double dd, C eps, C step_size, bool steepest) {
   const double grad_norm = std::sqrt(gg);
   const bool usable = grad_norm > 0.0 && grad_norm < HUGE_VAL;
-  const double factor = !usable ? 0.0 : steepest ? step_size / grad_norm : static_cast<double>(step_size);
+  const double length = !usable ? 0.0 : steepest ? step_size : step_size * grad_norm;
+  const double factor = usable ? length / grad_norm : 0.0;
   const double squared = usable ? dd + factor * (2.0 * dg + factor * gg) : dd;
-  const Multiple<C> direction =
-      steepest ? towards<C>(grad_norm, step_size) : Multiple<C>{C(1), static_cast<C>(factor)};
-  return {direction, l2_scale(std::sqrt(squared > 0.0 ? squared : 0.0), eps)};
+  const double norm = std::sqrt(squared > 0.0 ? squared : 0.0) + slack<C>() * (std::sqrt(dd) + length);
+  if (norm == HUGE_VAL) return {C(0), towards<C>(grad_norm, eps * (1.0 - slack<C>()))};  // an endless step
+  const double scale = norm <= static_cast<double>(eps) ? 1.0 : eps / norm;
+  return {static_cast<C>(scale), towards<C>(grad_norm, length * scale)};
 }
 
 template <class T, class C = Compute<T>>
@@ -91,10 +96,10 @@ FASTADV_HD T l2_direction(C grad, const Multiple<C>& direction) {
 
 template <class T, class C = Compute<T>>
 FASTADV_HD T l2_update(C x_adv, C x, C grad, const L2Step<C>& step, C lower, C upper) {
-  const C delta = x_adv - x;
-  const C moved = delta + step.direction(grad);
-  const C projected = (moved == moved ? moved : delta) * step.scale;
-  return place<T>(x, projected, std::fabs(projected), lower, upper);
+  const C kept = (x_adv - x) * step.scale;
+  const C moved = kept + step.direction(grad);
+  const C delta = moved == moved ? moved : kept;  // a NaN gradient moves nothing
+  return place<T>(x, delta, std::fabs(delta), lower, upper);
 }
 
 }  // namespace fastadv

@@ -62,7 +62,7 @@ struct L2RandomInBall {
 
   __device__ __forceinline__ Plan plan(int64_t row, const double (&sums)[kSums]) const {
     const double radius = args.eps[row] * unit_radius(args.stream(), args.id(row), args.cols);
-    return towards<C>(std::sqrt(sums[0]), radius * shrink<C>());
+    return towards<C>(std::sqrt(sums[0]), radius * (1.0 - slack<C>()));
   }
 
   template <int W>

@@ -136,10 +136,11 @@ FASTADV_HD T round_within(C value, C origin, C limit) {
   return outside ? neighbour(nearest, origin) : nearest;
 }
 
+/// A NaN among the limits gives NaN: a radius that is no number must not pass for no limit.
 template <class C>
 FASTADV_HD C clamp(C value, C lower, C upper) {
-  const C raised = value < lower ? lower : value;
-  return raised > upper ? upper : raised;
+  const C raised = value >= lower ? value : lower;
+  return raised <= upper ? raised : upper;
 }
 
 /// x + delta in the box, rounded so that no element is farther than `limit` from x.

@@ -4,12 +4,13 @@ import contextlib
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from numbers import Integral, Real
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from fastadv._checks import Bounds
+from fastadv._checks import Bounds, compute_dtype
 from fastadv.attacks.gradients import Forward
 
 Model = Callable[[Tensor], Tensor]
@@ -95,20 +96,23 @@ def pose(
         raise TypeError(f"{attack}: x must be a floating-point tensor, got {got}")
     if x.dim() < 2:
         raise ValueError(f"{attack}: x must be a batch [B, ...], got shape {list(x.shape)}")
-    if not x.isfinite().all():
-        raise ValueError(f"{attack}: x must be finite, got NaN or infinity")
-    if bounds is not None and x.numel() > 0:
-        low, high = x.aminmax()
+    if x.numel() > 0:
+        low, high = x.aminmax()  # NaN if there is one
+        if not (low.isfinite() and high.isfinite()):
+            raise ValueError(f"{attack}: x must be finite, got NaN or infinity")
         # Compared in x's own dtype: 0.1 in bfloat16 is inside (0, 0.1).
-        if low < low.new_tensor(bounds[0]) or high > high.new_tensor(bounds[1]):
+        if bounds is not None and (low < low.new_tensor(bounds[0]) or high > high.new_tensor(bounds[1])):
             raise ValueError(
                 f"{attack}: x must lie within bounds {bounds}, got [{low.item():.6g}, {high.item():.6g}]"
             )
-    if isinstance(target, int):
-        target = torch.full((len(x),), target, device=x.device)
+    if isinstance(target, Integral):
+        target = torch.full((len(x),), int(target), device=x.device)
+    assert not isinstance(target, int)
     for name, labels in (("y", y), ("target", target), ("ids", ids)):
         if labels is None:
             continue
+        if not isinstance(labels, Tensor):
+            raise TypeError(f"{attack}: {name} must be an int64 tensor, got {type(labels).__name__}")
         if labels.dtype != torch.int64:
             raise TypeError(f"{attack}: {name} must be int64, got {labels.dtype}")
         if labels.shape != x.shape[:1]:
@@ -123,8 +127,8 @@ def pose(
                 )
             if value.device != x.device:
                 raise ValueError(f"{attack}: {name} must be on x's device, {x.device}, got {value.device}")
-            if not (value >= 0).all():
-                raise ValueError(f"{attack}: {name} must be at least 0, got {value.min().item()}")
+            if not ((value >= 0) & value.isfinite()).all():
+                raise ValueError(f"{attack}: {name} must be finite and at least 0, got {value.tolist()}")
     rows = torch.arange(len(x), device=x.device)
     return Problem(
         x=_usable(x.detach()),
@@ -140,8 +144,8 @@ def _usable(tensor: Tensor) -> Tensor:
     return tensor.clone() if tensor.is_inference() else tensor
 
 
-def check_labels(attack: str, problem: Problem, logits: Tensor) -> None:
-    """Check the first logits and the labels against them.
+def check_labels(attack: str, problem: Problem, whole: Problem, logits: Tensor) -> None:
+    """Check the first logits, and against them the labels of the whole batch.
 
     Raises:
         ValueError: logits not [B, K] with K >= 2 or not finite, or a label that is not a class.
@@ -152,7 +156,7 @@ def check_labels(attack: str, problem: Problem, logits: Tensor) -> None:
         )
     if not logits.isfinite().all():
         raise ValueError(f"{attack}: model returned NaN or infinite logits for the samples it was given")
-    for name, labels in (("y", problem.y), ("target", problem.target)):
+    for name, labels in (("y", whole.y), ("target", whole.target)):
         if labels is not None and not ((labels >= 0) & (labels < logits.shape[1])).all():
             raise ValueError(
                 f"{attack}: {name} must be classes 0 .. {logits.shape[1] - 1}, "
@@ -160,12 +164,24 @@ def check_labels(attack: str, problem: Problem, logits: Tensor) -> None:
             )
 
 
-def forward(model: Model, autocast: torch.dtype | None) -> Forward:
-    """The model with its logits in float32 (or float64), run under autocast if a dtype is given."""
+def forward(attack: str, model: Model, autocast: torch.dtype | None) -> Forward:
+    """The model with its logits in float32 (or float64), run under autocast if a dtype is given.
+
+    What it returns raises TypeError where the model gives no tensor, ValueError where it changes its input.
+    """
 
     def run(x: Tensor) -> Tensor:
         with torch.autocast(x.device.type, autocast) if autocast else contextlib.nullcontext():
+            version = x._version
             logits = model(x)
+        if x._version != version:
+            raise ValueError(
+                f"{attack}: model must not change its input in place: work on a copy in its forward"
+            )
+        if not isinstance(logits, Tensor):
+            raise TypeError(
+                f"{attack}: model must return a tensor of logits [B, K], got {type(logits).__name__}"
+            )
         return logits if logits.dtype == torch.float64 else logits.float()
 
     return run
@@ -192,19 +208,32 @@ def undisturbed(model: Model) -> Iterator[None]:
 
 
 def distances(x_adv: Tensor, x: Tensor, norm: float) -> Tensor:
-    """[B] float64: the lp norm of x_adv - x."""
-    return torch.linalg.vector_norm((x_adv.double() - x.double()).flatten(1), norm, dim=1)
+    """[B] float64: the lp norm of x_adv - x, the difference taken in the compute dtype."""
+    dtype = compute_dtype(x.dtype)
+    delta = (x_adv.to(dtype) - x.to(dtype)).flatten(1)
+    if norm == math.inf:
+        return delta.abs().amax(1).double()
+    return torch.linalg.vector_norm(delta, norm, dim=1, dtype=torch.float64)
+
+
+def check_length(attack: str, name: str, value: object) -> None:
+    """Check a radius or step size; tensors wait for `pose`. Raises TypeError and ValueError."""
+    if isinstance(value, Tensor):
+        return
+    if not isinstance(value, Real):
+        raise TypeError(f"{attack}: {name} must be a number or a tensor, got {value!r}")
+    if not 0 <= float(value) < math.inf:
+        raise ValueError(f"{attack}: {name} must be finite and at least 0, got {value}")
 
 
 def check_fields(
     attack: str, eps: float | Tensor, norm: float, bounds: Bounds, autocast: torch.dtype | None
 ) -> None:
     """Check the fields that attacks share; `attack` names it in errors. Raises ValueError."""
-    if not isinstance(eps, Tensor) and not eps >= 0:
-        raise ValueError(f"{attack}: eps must be at least 0, got {eps}")
-    if norm not in (2, math.inf):
-        raise ValueError(f"{attack}: norm must be inf or 2, got {norm}")
-    if bounds is not None and not bounds[0] < bounds[1]:
+    check_length(attack, "eps", eps)
+    if not isinstance(norm, Real) or norm not in (2, math.inf):
+        raise ValueError(f"{attack}: norm must be inf or 2, got {norm!r}")
+    if bounds is not None and (len(bounds) != 2 or not bounds[0] < bounds[1]):
         raise ValueError(f"{attack}: bounds must be (lower, upper) with lower < upper, got {bounds}")
     if autocast not in (None, torch.float16, torch.bfloat16):
         raise ValueError(f"{attack}: autocast must be torch.float16, torch.bfloat16 or None, got {autocast}")

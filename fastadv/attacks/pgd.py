@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass
+from numbers import Integral
 
 import torch
 from torch import Tensor
@@ -15,6 +16,7 @@ from fastadv.attacks.attack import (
     Problem,
     check_fields,
     check_labels,
+    check_length,
     distances,
     forward,
     pose,
@@ -77,20 +79,26 @@ class PGD:
         """Refuse fields out of range."""
         name = type(self).__name__
         check_fields(name, self.eps, self.norm, self.bounds, self.autocast)
-        if isinstance(self.step_size, int | float) and not self.step_size >= 0:
-            raise ValueError(f"{name}: step_size must be at least 0, got {self.step_size}")
+        if self.step_size is not None and not callable(self.step_size):
+            check_length(name, "step_size", self.step_size)
         if self.rule not in ("steepest", "gradient"):
             raise ValueError(f"{name}: rule must be 'steepest' or 'gradient', got {self.rule!r}")
-        if isinstance(self.loss, str) and self.loss not in LOSSES:
+        if not callable(self.gradient):
+            raise TypeError(f"{name}: gradient must be a Gradient such as Autograd(), got {self.gradient!r}")
+        if not callable(self.loss) and self.loss not in LOSSES:
             raise ValueError(
                 f"{name}: loss must be a callable or one of {', '.join(LOSSES)}, got {self.loss!r}"
             )
         for field in ("steps", "restarts", "chunk"):
             value = getattr(self, field)
-            if value is not None and (not isinstance(value, int) or value < 1):
-                raise ValueError(f"{name}: {field} must be an integer of at least 1, got {value}")
-        if isinstance(self.seed, int) and not 0 <= self.seed < 2**63:
-            raise ValueError(f"{name}: seed must be in [0, 2^63), got {self.seed}")
+            if field == "chunk" and value is None:
+                continue
+            if not isinstance(value, Integral) or value < 1:
+                raise ValueError(f"{name}: {field} must be an integer of at least 1, got {value!r}")
+        if not isinstance(self.seed, torch.Generator) and not (
+            isinstance(self.seed, Integral) and 0 <= self.seed < 2**63
+        ):
+            raise ValueError(f"{name}: seed must be an int in [0, 2^63) or a Generator, got {self.seed!r}")
 
     def __call__(
         self,
@@ -150,10 +158,11 @@ class PGD:
             key = self.seed
             if isinstance(key, torch.Generator):
                 key = int(torch.randint(2**63 - 1, (), generator=key, device=key.device))
+            run_model = forward(type(self).__name__, model, self.autocast)
             chunks = range(0, len(x), self.chunk or max(1, len(x)))
             for number, start in enumerate(chunks):
                 part = problem[start : start + chunks.step]
-                search = _Search(self, forward(model, self.autocast), part, key, result)
+                search = _Search(self, run_model, part, problem, key, result)
                 search.run(_Progress(on_step, number, len(chunks), self.restarts * self.steps))
             result.distance.copy_(distances(result.x_adv, problem.x, self.norm))
         return result
@@ -179,11 +188,20 @@ class _Search:
     Solved samples are handed to `result` and leave; tensors here always hold the rest only.
     """
 
-    def __init__(self, attack: PGD, model: Forward, problem: Problem, key: int, result: AttackResult) -> None:
+    def __init__(
+        self,
+        attack: PGD,
+        model: Forward,
+        problem: Problem,
+        whole: Problem,
+        key: int,
+        result: AttackResult,
+    ) -> None:
         self.attack = attack
         self.name = type(attack).__name__
         self.model = model
         self.problem = problem
+        self.whole = whole
         self.key = key
         self.result = result
         self.loss: Loss = LOSSES[attack.loss] if isinstance(attack.loss, str) else attack.loss
@@ -234,8 +252,8 @@ class _Search:
             self.problem.y = self.problem.rows
             return
         with torch.no_grad():
-            logits = self.model(x)
-            check_labels(self.name, self.problem, logits)
+            logits = self.model(x.clone())  # the user's memory is never in a model's reach
+            check_labels(self.name, self.problem, self.whole, logits)
             if self.problem.y is None:
                 self.problem.y = logits.argmax(1)
             self.record(x, logits, self.objective(logits), moved=False)
@@ -250,14 +268,16 @@ class _Search:
             self.problem.of(self.attack.eps),
             self.attack.norm,
             bounds=self.attack.bounds,
-            seed=torch.tensor([self.key, restart], device=x.device),
+            seed=(self.key, restart),
             ids=self.problem.ids,
         )
 
     def step_size(self, step: int) -> float | Tensor:
         """The length of this step in the units of x."""
         if callable(self.schedule):
-            return self.problem.of(self.attack.eps) * self.schedule(step, self.attack.steps)
+            fraction = self.schedule(step, self.attack.steps)
+            check_length(self.name, "step_size", fraction)
+            return self.problem.of(self.attack.eps) * fraction
         return self.problem.of(self.schedule)
 
     def seen(self, z: Tensor) -> Tensor:
@@ -270,7 +290,7 @@ class _Search:
     def objective(self, logits: Tensor) -> Tensor:
         """[B] values to be maximised."""
         if self.evaluations == 0:
-            check_labels(self.name, self.problem, logits)
+            check_labels(self.name, self.problem, self.whole, logits)
         assert self.problem.y is not None
         values = self.loss(logits, self.problem.y, self.problem.target)
         if values.shape != self.problem.y.shape:

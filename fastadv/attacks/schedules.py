@@ -28,8 +28,7 @@ class StepDecay:
 
     The first two thirds of the steps take `fraction` of eps each, the last third a quarter of that. A
     constant step cannot come closer to the maximum than its own length; a quarter of it can. With few
-    steps, where the fractions would not add up to 2.5 eps (the rule of Madry et al. 2018 for crossing
-    the ball), they are enlarged until they do.
+    steps the first ones are longer: at least 2.5 / steps of eps, so that the ball can be crossed.
 
     Args:
         fraction: of eps, > 0.

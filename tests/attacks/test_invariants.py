@@ -65,7 +65,8 @@ def test_1_x_adv_is_in_ball_and_box_in_the_inputs_own_dtype(make, early_stop, dt
     assert all(seen.dtype == dtype for seen in recorder.inputs)
     # Success is a statement about the tensor that comes back.
     assert torch.equal(result.success, model(result.x_adv).argmax(1) != y)
-    assert torch.equal(result.distance, norm_of(result.x_adv.double() - x.double(), attack.norm))
+    exact = norm_of(result.x_adv.double() - x.double(), attack.norm)
+    assert torch.allclose(result.distance, exact, rtol=2**-23, atol=0)
     assert (~torch.eq(result.x_adv, x)).any()
 
 
@@ -164,6 +165,23 @@ def test_4_modes_are_restored_when_the_model_fails(make):
     assert all(module.training for module in model.modules())
 
 
+@pytest.mark.parametrize("when", ["always", "without gradients"])
+def test_4_a_model_that_changes_its_input_in_place_is_refused_and_harms_nothing(make, when):
+    linear = torch.nn.Linear(12, 5)
+
+    def model(x):
+        if when == "always" or not x.requires_grad:
+            with torch.no_grad():
+                x.mul_(0.5)
+        return linear(x)
+
+    x = samples(6, 12)
+    before, y = x.clone(), linear(0.5 * x).argmax(1)
+    with pytest.raises(ValueError, match="model must not change its input in place"):
+        make().run(model, x, y)
+    assert torch.equal(x, before)
+
+
 def test_5_gradients_of_parameters_are_never_computed(make):
     model = Norms()
 
@@ -258,11 +276,13 @@ REFUSED = [
     ({"x": torch.tensor([[0.1, math.nan], [0, 0]])}, ValueError, "x must be finite"),
     ({"x": torch.full((2, 3), 1.5)}, ValueError, r"x must lie within bounds \(0.0, 1.0\), got \[1.5, 1.5\]"),
     ({"y": torch.tensor([0.0, 1.0])}, TypeError, "y must be int64, got torch.float32"),
+    ({"y": [0, 1]}, TypeError, "y must be an int64 tensor, got list"),
     ({"y": torch.tensor([0, 1, 2])}, ValueError, r"y must have shape \[2\], got \[3\]"),
     ({"y": torch.tensor([0, 5])}, ValueError, "y must be classes 0 .. 4, got 0 .. 5"),
     ({"target": torch.tensor([-1, 0])}, ValueError, "target must be classes 0 .. 4, got -1 .. 0"),
     ({"ids": torch.tensor([0, 1, 2])}, ValueError, r"ids must have shape \[2\], got \[3\]"),
     ({"model": lambda x: x.sum(1)}, ValueError, r"model must return logits \[2, K\] with K >= 2, got \[2\]"),
+    ({"model": lambda x: (x, x)}, TypeError, r"model must return a tensor of logits \[B, K\], got tuple"),
     ({"model": lambda x: x / 0}, ValueError, "model returned NaN or infinite logits"),
     ({"model": lambda x: x.detach()}, ValueError, "no gradient reaches x"),
 ]
@@ -283,9 +303,13 @@ def test_bad_arguments_are_refused_in_one_line_naming_the_attack(make, replaced,
 @pytest.mark.parametrize(
     ("field", "message"),
     [
-        ({"eps": -1.0}, "eps must be at least 0, got -1.0"),
-        ({"eps": math.nan}, "eps must be at least 0, got nan"),
+        ({"eps": -1.0}, "eps must be finite and at least 0, got -1.0"),
+        ({"eps": math.nan}, "eps must be finite and at least 0, got nan"),
+        ({"eps": math.inf}, "eps must be finite and at least 0, got inf"),
         ({"norm": 1}, "norm must be inf or 2, got 1"),
+        ({"norm": "inf"}, "norm must be inf or 2, got 'inf'"),
+        ({"bounds": (0.0, 1.0, 2.0)}, r"bounds must be \(lower, upper\)"),
+        ({"loss": None}, "loss must be a callable or one of"),
         ({"bounds": (1.0, 0.0)}, r"bounds must be \(lower, upper\)"),
         ({"autocast": torch.int8}, "autocast must be torch.float16, torch.bfloat16 or None"),
         ({"chunk": 0}, "chunk must be an integer of at least 1, got 0"),

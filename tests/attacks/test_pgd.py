@@ -2,6 +2,7 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -201,6 +202,26 @@ def test_losses_that_need_more_than_there_is_say_so():
         PGD(eps=0.1, loss="logit_gap")(model, x, y)
     with pytest.raises(ValueError, match="targeted dlr loss needs at least 4 classes, got 3"):
         PGD(eps=0.1, loss="dlr")(BatchInvariant(6, classes=3), x, target=0)
+
+
+def test_wrong_labels_of_a_later_chunk_are_refused_before_its_work():
+    model, x = Recorder(BatchInvariant(6)), samples(6, 6)
+    with pytest.raises(ValueError, match=r"PGD: y must be classes 0 .. 4, got 0 .. 99"):
+        PGD(eps=0.1, steps=20, chunk=1)(model, x, torch.tensor([0, 1, 2, 3, 4, 99]))
+    assert len(model.inputs) == 1
+
+
+def test_numpy_numbers_are_numbers():
+    model, x = BatchInvariant(6), samples(3, 6)
+    attack = PGD(eps=np.float32(0.1), steps=np.int64(3), restarts=np.int64(1), seed=np.int64(0))
+    expected = PGD(eps=float(np.float32(0.1)), steps=3)(model, x, target=2)
+    assert torch.equal(attack(model, x, target=np.int64(2)), expected)
+
+
+@pytest.mark.parametrize("field", [{"seed": None}, {"seed": 1.5}, {"seed": -1}, {"gradient": None}])
+def test_fields_of_a_wrong_type_are_refused_by_name(field):
+    with pytest.raises((TypeError, ValueError), match=f"PGD: {next(iter(field))} must be"):
+        PGD(eps=0.1, **field)
 
 
 @pytest.mark.parametrize("early_stop", [True, False])

@@ -31,6 +31,9 @@ def three(**replaced):
         ),
         ({"x_adv": torch.tensor(1.0)}, RuntimeError, "x_adv must have a batch dimension, got a scalar"),
         ({"eps": -0.1}, ValueError, "eps must be at least 0, got -0.1"),
+        ({"eps": "2/255"}, TypeError, "eps must be a number or a tensor, got '2/255'"),
+        ({"norm": "inf"}, ValueError, "norm must be inf or 2, got 'inf'"),
+        ({"bounds": (0.0, 1.0, 2.0)}, ValueError, r"bounds must be \(lower, upper\)"),
         ({"eps": math.nan}, ValueError, "eps must be at least 0, got nan"),
         ({"eps": torch.zeros(2)}, RuntimeError, r"eps must have shape \[\] or \[3\], got \[2\]"),
         ({"step_size": -1}, ValueError, "step_size must be at least 0, got -1"),
@@ -55,7 +58,7 @@ def three(**replaced):
 def test_a_step_refuses(step, replaced, error, message, backend):
     with pytest.raises(error, match=rf"fastadv::{step.__name__}: {message}") as raised:
         step(**three(**replaced))
-    assert "\n" not in str(raised.value).splitlines()[0]
+    assert "\n" not in str(raised.value)
 
 
 @pytest.mark.parametrize(
@@ -77,7 +80,7 @@ def test_a_step_refuses(step, replaced, error, message, backend):
         (
             lambda: ops.random_in_ball(torch.zeros(2, 3), 0.1, seed=-1),
             ValueError,
-            r"random_in_ball: seed must be in \[0, 2\^63\), got -1",
+            r"random_in_ball: seed must be in \[0, 2\^63\), its offset in \[0, 2\^32\), got -1",
         ),
         (
             lambda: ops.random_in_ball(torch.zeros(2, 3), 0.1, seed=torch.tensor([1])),
@@ -94,3 +97,24 @@ def test_a_step_refuses(step, replaced, error, message, backend):
 def test_an_operator_refuses(call, error, message, backend):
     with pytest.raises(error, match=rf"fastadv::{message}"):
         call()
+
+
+@pytest.mark.usefixtures("native")
+@pytest.mark.parametrize(
+    ("replaced", "message"),
+    [
+        ({0: torch.tensor(1.0)}, "x_adv must have a batch dimension, got a scalar"),
+        ({0: torch.zeros(3, 4).long(), 1: torch.zeros(3, 4).long(), 2: torch.zeros(3, 4).long()}, "got Long"),
+        ({5: 3.0}, "norm must be inf or 2, got 3"),
+        ({6: 1.0, 7: 0.0}, "lower must be less than upper, got 1 and 0"),
+        ({3: torch.tensor(0.1, dtype=torch.float64)}, "eps must be float32"),
+    ],
+)
+def test_the_kernel_itself_refuses_when_called_directly(replaced, message):
+    x = torch.zeros(3, 4)
+    arguments = [x, x, x, torch.tensor(0.1), torch.tensor(0.1), math.inf, 0.0, 1.0]
+    for index, value in replaced.items():
+        arguments[index] = value
+    with pytest.raises(RuntimeError, match=f"^fastadv::pgd_step: .*{message}") as raised:
+        torch.ops.fastadv.pgd_step(*arguments)
+    assert "\n" not in str(raised.value)

@@ -70,6 +70,7 @@ def test_no_operator_waits_for_the_gpu(norm):
         ops.project(grad, eps, norm)
         ops.steepest(grad, norm)
         ops.random_in_ball(x, eps, norm, seed=seed)
+        ops.random_in_ball(x, 0.1, norm, seed=7)
     finally:
         torch.cuda.set_sync_debug_mode("default")
 

@@ -152,6 +152,50 @@ def test_in_place_equals_functional(norm, dtype, device, backend):
     assert torch.equal(x_adv, expected)
 
 
+@pytest.mark.parametrize("step_size", [1e10, 3e38, math.inf])
+@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize("norm", NORMS)
+def test_a_step_too_long_for_float32_ends_on_the_ball(norm, rule, step_size, device, backend):
+    x = torch.full((1, 4), 0.5, device=device)
+    grad = torch.tensor([[3e30, -4e30, 0.0, 1e20]], device=device)
+    out = ops.pgd_step(x, x, grad, eps=0.1, step_size=step_size, norm=norm, rule=rule)
+    expected = x + 0.1 * (grad.sign() if norm == math.inf else (grad.double() / l2(grad)).float())
+    assert torch.allclose(out, expected, rtol=0, atol=1e-6)
+    assert torch.linalg.vector_norm((out - x).double(), norm) <= 0.1 + 2**-28
+
+
+@pytest.mark.parametrize("distance", [1.0, 1e2, 1e4, 1e6])
+def test_an_iterate_far_outside_and_a_step_that_cancels_it_end_in_the_ball(distance, device, backend):
+    unit = torch.nn.functional.normalize(step_inputs((500, 50), torch.float32, device)[2])
+    x = torch.zeros_like(unit)
+    out = ops.pgd_step(distance * unit, x, -unit, eps=1e-3, step_size=distance, norm=2, bounds=None)
+    assert (l2(out) <= 1e-3).all()
+
+
+def test_memory_that_overlaps_in_part_is_refused(device, native):
+    memory, grad = torch.rand(2, 9, device=device), torch.ones(2, 8, device=device)
+    contiguous = memory.flatten()
+    with pytest.raises(RuntimeError, match="pgd_step_: x shares part of the output's memory"):
+        ops.pgd_step_(contiguous[1:9].view(1, 8), contiguous[:8].view(1, 8), grad[:1], eps=0.1, step_size=0.1)
+
+
+def test_a_leaf_that_requires_grad_is_not_overwritten(device, backend):
+    x_adv, x, grad = step_inputs((2, 5), torch.float32, device)
+    with pytest.raises(RuntimeError, match="x_adv requires grad and cannot be overwritten: detach it"):
+        ops.pgd_step_(x_adv.requires_grad_(), x, grad, eps=0.1, step_size=0.1)
+
+
+def test_a_default_device_does_not_move_the_numbers_of_a_call(backend):
+    x_adv, x, grad = step_inputs((2, 5), torch.float32, "cpu")
+    expected = ops.pgd_step(x_adv, x, grad, eps=0.1, step_size=0.1)
+    torch.set_default_device("meta")
+    try:
+        out = ops.pgd_step(x_adv, x, grad, eps=0.1, step_size=0.1)
+    finally:
+        torch.set_default_device("cpu")
+    assert torch.equal(out, expected)
+
+
 def layouts(tensor):
     """The same values in memory formats a caller may bring."""
     wide = torch.zeros(*tensor.shape[:-1], tensor.shape[-1] + 3, dtype=tensor.dtype, device=tensor.device)
@@ -230,7 +274,8 @@ def test_any_step_stays_in_ball_and_box_and_agrees_with_the_reference(
     if norm == math.inf:
         assert (out - x).abs().max() <= eps
     else:
-        assert (l2(out.double() - x.double()) <= eps * (1 + 1e-7)).all()
+        known = torch.tensor(eps, dtype=torch.float64 if dtype == torch.float64 else torch.float32).item()
+        assert (l2(out.double() - x.double()) <= known).all()
 
 
 DIGEST = """

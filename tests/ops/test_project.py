@@ -19,7 +19,9 @@ def test_kernel_agrees_with_the_float64_reference(shape, dtype, norm, device, na
     poison(delta)
     out = ops.project(delta, 0.4, norm)
     exact = reference.project(delta.double().cpu(), 0.4, norm)
-    assert torch.allclose(out.double().cpu(), exact, rtol=0, atol=ULP[dtype])
+    # One unit in the last place, and what l2 aims below the sphere.
+    atol = ULP[dtype] + 0.4 * reference.SLACK.get(dtype, reference.SLACK[torch.float32])
+    assert torch.allclose(out.double().cpu(), exact, rtol=0, atol=atol)
     if norm == math.inf:
         assert torch.equal(out.cpu(), reference.project(delta.cpu(), 0.4, norm))
 
@@ -49,7 +51,7 @@ def test_result_carries_the_certificate_of_a_projection(size, scale, norm, devic
 @given(
     rows=st.integers(1, 4),
     size=st.integers(1, 50),
-    eps=st.floats(0, 10),
+    eps=st.just(0.0) | st.floats(1e-30, 10),  # further down float32 is subnormal and rounds absolutely
     exponent=st.integers(-20, 20),
     norm=st.sampled_from(NORMS),
     dtype=st.sampled_from([torch.float32, torch.float64, torch.bfloat16]),
@@ -62,7 +64,7 @@ def test_projecting_twice_is_projecting_once_and_never_leaves_the_ball(
     once = ops.project(delta, eps, norm)
     assert torch.equal(ops.project(once, eps, norm), once)
     known = torch.tensor(eps, dtype=torch.float64 if dtype == torch.float64 else torch.float32).item()
-    assert (torch.linalg.vector_norm(once.double(), norm, dim=1) <= known * (1 + 2**-50)).all()
+    assert (torch.linalg.vector_norm(once.double(), norm, dim=1) <= known).all()
     assert torch.equal(ops.project(-delta, eps, norm), -once)
 
 
@@ -95,3 +97,23 @@ def test_gradients_in_delta_and_eps_are_those_of_finite_differences(norm, per_sa
     eps = torch.tensor([0.3, 0.4, 0.5] if per_sample else 0.4, dtype=torch.float64, device=device)
     inputs = (delta.requires_grad_(), eps.requires_grad_())
     torch.autograd.gradcheck(lambda delta, eps: ops.project(delta, eps, norm), inputs)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_l2_projection_of_long_constant_samples_is_idempotent_and_inside(dtype, device, backend):
+    """Equal elements are the worst case for sums: every addition rounds the same way."""
+    values = torch.linspace(0.1, 3, 200, dtype=dtype, device=device)
+    once = ops.project(values[:, None].expand(200, 20001), 1.0, 2)
+    assert torch.equal(ops.project(once, 1.0, 2), once)
+    exact = once[:, 0].double() * math.sqrt(20001)
+    assert (exact <= 1).all()
+
+
+def test_l2_gradients_are_right_where_float32_squares_vanish_or_overflow(device, backend):
+    for scale in (1e-25, 1e22):
+        delta = torch.tensor([[3.0, 4.0]], device=device) * scale
+        delta.requires_grad_()
+        projected = ops.project(delta, 0.1 * scale, 2)
+        (grad,) = torch.autograd.grad(projected[0, 0], delta)
+        expected = torch.tensor([[0.0128, -0.0096]], device=device)
+        assert torch.allclose(grad, expected, rtol=1e-5, atol=0)

@@ -58,3 +58,9 @@ def test_l2_direction_of_a_gradient_of_any_representable_size(exponent, device, 
 def test_derivative_is_that_of_finite_differences(norm, device, backend):
     grad = step_inputs((3, 5), torch.float64, device)[2] + 0.05
     torch.autograd.gradcheck(lambda g: ops.steepest(g, norm), grad.requires_grad_())
+
+
+def test_derivative_of_a_tiny_gradient_is_not_lost(device, backend):
+    grad = torch.tensor([[3e-30, 4e-30]], device=device, requires_grad=True)
+    (slope,) = torch.autograd.grad(ops.steepest(grad, 2)[0, 0], grad)
+    assert torch.allclose(slope, torch.tensor([[1.28e29, -9.6e28]], device=device), rtol=1e-5, atol=0)
