@@ -52,7 +52,8 @@ def attack(
     """Change images so little that no eye can see it, and so that a model takes them for something else.
 
     Images are resized to cover the model's input, and their centre is cut out. The untargeted attack leads
-    away from what the model says about the clean image. The exit code is 1 if an image could not be read.
+    away from what the model says about the clean image. A file that cannot be read is named and skipped, and
+    the exit code is then 1; it is 2 if an option makes no sense or the model fails.
     """
     settings = Settings(model, eps, norm, steps, steps, target, seed, device, batch_size, size)
     run([Subject(path) for path in images], settings, out)

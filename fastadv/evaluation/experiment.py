@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from fastadv.attacks import PGD
 from fastadv.models import ModelError, class_name
 from fastadv.models.images import LEVELS, ImageError, levels, load_image, quantize, save_png
-from fastadv.models.text import UNPRINTABLE, brief
+from fastadv.models.text import FAILURES, UNPRINTABLE, brief
 
 from .figure import Row, save_figure
 from .results import Outcome, Prediction, Record
@@ -151,7 +151,7 @@ class Experiment:
             on_step = _Steps(on_progress, len(batch) / len(self.goals))
             try:
                 x_adv = goal.attack(self.model, x, y, target=goal.target, ids=ids, on_step=on_step)
-            except Exception as error:  # most of what runs there is the user's model
+            except FAILURES as error:  # most of what runs there is the user's model
                 raise ModelError(f"the {goal.kind} attack fails: {brief(error)}") from error
             files = [f"{image.name}_{goal.kind}.png" for image in batch]
             for i, outcome in enumerate(self._judge(goal, own, x, x_adv, files)):
@@ -225,7 +225,7 @@ def ask(model: nn.Module, x: Tensor) -> Tensor:
         with torch.no_grad():
             # A copy, for a model may work in place.
             logits = model(x.clone())
-    except Exception as error:
+    except FAILURES as error:
         raise ModelError(f"the model fails on images of shape {list(x.shape)}: {brief(error)}") from error
     expected = f"expected finite logits [{len(x)}, K] with K >= 2"
     if not isinstance(logits, Tensor):

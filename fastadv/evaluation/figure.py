@@ -14,6 +14,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from torch import Tensor
 
+from fastadv.models.text import printable
+
 GAIN = 50
 """How much the perturbation is magnified, less where that would leave [0, 1]: shown is gain * delta + 0.5."""
 
@@ -69,7 +71,7 @@ def save_figure(rows: Sequence[Row], radius: str, path: Path) -> None:
 
     def write(x: float, y: float, words: str, size: float, width: float, **style: Any) -> None:
         # Names of classes are the user's: a $ in them is not mathematics, and any length must fit.
-        words = textwrap.shorten(words, 80, placeholder="\N{HORIZONTAL ELLIPSIS}")
+        words = textwrap.shorten(printable(words), 80, placeholder="\N{HORIZONTAL ELLIPSIS}")
         place = (x / canvas_width, 1 - y / canvas_height)
         text = figure.text(*place, words, fontsize=size, parse_math=False, va="center", **style)
         text.set_fontsize(size * min(1, width / max(text.get_window_extent().width, 1)))

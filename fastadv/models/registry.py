@@ -14,7 +14,7 @@ from ._packages import ModelError
 from .efficientnet import efficientnet_lite0
 from .mnist import mnist_lenet5
 from .resnet import resnet50
-from .text import brief
+from .text import FAILURES, brief
 
 REGISTRY: dict[str, Callable[[], nn.Module]] = {
     "efficientnet_lite0": efficientnet_lite0,
@@ -22,9 +22,6 @@ REGISTRY: dict[str, Callable[[], nn.Module]] = {
     "mnist_lenet5": mnist_lenet5,
     "mnist_lenet5_adversarial": partial(mnist_lenet5, "adversarial"),
 }
-
-# A user's code may end the program as well, where it was written as a script.
-FAILURES = (Exception, SystemExit)
 
 
 def load(spec: str) -> nn.Module:

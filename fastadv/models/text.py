@@ -5,6 +5,9 @@ import re
 UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 """Characters that break a line, steer a terminal, or (those of undecodable file names) cannot be encoded."""
 
+FAILURES = (Exception, SystemExit)
+"""What a user's code may raise. Where it was written as a script, it may also end the program."""
+
 
 def printable(text: str) -> str:
     """`text` with every character of `UNPRINTABLE` written as its Python escape, such as \\n or \\udce9."""

@@ -9,6 +9,10 @@ from fastadv.evaluation.experiment import NAME_BYTES, ask, output_name
 from fastadv.models import ModelError
 
 
+def leave(x):
+    raise SystemExit(7)
+
+
 class InPlace(nn.Module):
     def forward(self, x):
         x -= 0.5
@@ -28,6 +32,7 @@ def test_a_model_that_works_in_place_leaves_the_images_as_they_are():
         (lambda x: x.flatten(1).tolist(), "returned a list, expected"),
         (lambda x: x.flatten(1)[:1], r"returned \[1, 12\], expected finite logits \[2, K\]"),
         (lambda x: x.flatten(1) / 0, "returned NaN or infinity, expected finite"),
+        (leave, r"fails on images of shape \[2, 3, 2, 2\]: SystemExit: 7"),
         (lambda x: [][0], r"fails on images of shape \[2, 3, 2, 2\]: IndexError: list index"),
     ],
 )

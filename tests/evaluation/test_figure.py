@@ -58,6 +58,14 @@ def test_nothing_is_drawn_at_the_figure_s_edge(tmp_path):
         assert (edge == 255).all()
 
 
+@pytest.mark.filterwarnings("error")
+def test_characters_that_cannot_be_drawn_are_written_as_escapes(tmp_path):
+    image = torch.zeros(3, 28, 28)
+    for name, file in [("a\x1b\udce9", "odd.png"), (r"a\x1b\udce9", "plain.png")]:
+        save_figure([Row(name, image, image, (name, 1.0), (name, 1.0), True)], "linf", tmp_path / file)
+    assert (tmp_path / "odd.png").read_bytes() == (tmp_path / "plain.png").read_bytes()
+
+
 def test_a_wide_image_keeps_its_proportions(tmp_path):
     image = torch.rand(3, 20, 40)
     save_figure([Row("goal", image, image, ("a", 1.0), ("b", 1.0), False)], "linf", tmp_path / "wide.png")
