@@ -9,6 +9,7 @@ build/gpu/. A copy of the sources without their repository is told its commit by
 import datetime
 import json
 import os
+import random
 import re
 import shutil
 import signal
@@ -149,12 +150,15 @@ def build(stages: Stages, compute_capability: str) -> None:
     stages.run("build", command, LIMITS["build"], **variables)
 
 
-def test(stages: Stages) -> dict[str, int] | None:
-    """Run the tests, which are parametrised over devices; their numbers, None if pytest did not finish."""
+def test(stages: Stages, seed: int) -> dict[str, int] | None:
+    """Run the tests, which are parametrised over devices, on inputs drawn anew from `seed`.
+
+    Returns their numbers, None if pytest did not finish.
+    """
     junit = LOGS / "tests.xml"
     junit.unlink(missing_ok=True)
     command = [sys.executable, "-m", "pytest", "-q", *TESTS, f"--junitxml={junit}"]
-    outcome = stages.run("tests", command, LIMITS["tests"])
+    outcome = stages.run("tests", command, LIMITS["tests"], FASTADV_TEST_SEED=str(seed))
     counts = count_tests(junit) if junit.exists() else None
     if outcome.verdict == "passed" and not (counts and counts["on_gpu"]):
         stages.note("tests", Outcome("failed", "no test ran on the GPU", outcome.seconds))
@@ -222,13 +226,15 @@ def main() -> int:
     print(f"make gpu: {gpu['gpu']}, driver {gpu['driver']}, CUDA {gpu['cuda']}", flush=True)
     stages = Stages(TOTAL)
     build(stages, gpu["compute_capability"])
-    tests = test(stages)
+    seed = random.randrange(2**31)
+    tests = test(stages, seed)
     measured = measure(stages) or {"machine": {}, "groups": {}}
     sanitize(stages)
     summary = measured | {
         "machine": gpu | machine.describe_software() | measured["machine"],
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         **machine.source_state(),
+        "test_seed": seed,
         "tests": tests,
         "stages": {name: asdict(outcome) for name, outcome in stages.outcomes.items()},
     }

@@ -255,10 +255,10 @@ def test_tests_are_counted_and_must_have_run_on_the_gpu(
     cpu.write_text("def test_good(): pass")
     monkeypatch.setattr(gpu, "TESTS", [str(both)])
     stages = gpu.Stages(60)
-    assert gpu.test(stages) == {"collected": 7, "on_gpu": 2, "failed": 1, "errors": 0, "skipped": 2}
+    assert gpu.test(stages, seed=1) == {"collected": 7, "on_gpu": 2, "failed": 1, "errors": 0, "skipped": 2}
     assert stages.outcomes["tests"].verdict == "failed"
     monkeypatch.setattr(gpu, "TESTS", [str(cpu)])
-    assert gpu.test(stages) == {"collected": 1, "on_gpu": 0, "failed": 0, "errors": 0, "skipped": 0}
+    assert gpu.test(stages, seed=1) == {"collected": 1, "on_gpu": 0, "failed": 0, "errors": 0, "skipped": 0}
     assert (stages.outcomes["tests"].verdict, stages.outcomes["tests"].detail) == (
         "failed",
         "no test ran on the GPU",

@@ -39,8 +39,10 @@ def test_l2_kernel_agrees_with_the_float64_reference(shape, dtype, rule, device,
     poison(x)
     out = ops.pgd_step(x_adv, x, grad, **settings)
     exact = reference.pgd_step(x_adv.double().cpu(), x.double().cpu(), grad.double().cpu(), **settings)
-    # Two units in the last place: one of rounding towards x, one of the arithmetic before it.
-    assert torch.allclose(out.double().cpu(), exact, rtol=0, atol=2 * ULP[dtype])
+    # Two units in the last place, of rounding towards x and of the arithmetic before it, and what float32
+    # aims below the sphere: here delta and step together are at most twice as long as their sum.
+    atol = 2 * ULP[dtype] + 2 * 0.5 * reference.SLACK.get(dtype, reference.SLACK[torch.float32])
+    assert torch.allclose(out.double().cpu(), exact, rtol=0, atol=atol)
 
 
 @pytest.mark.parametrize("norm", NORMS)
@@ -80,7 +82,7 @@ def test_gradient_of_norm_1e_30_still_moves_the_sample(norm, device, backend):
     moved = ops.pgd_step(x, x, tiny, eps=0.5, step_size=0.1, norm=norm)
     expected = ops.pgd_step(x, x, grad, eps=0.5, step_size=0.1, norm=norm)
     assert torch.allclose(moved, expected, rtol=0, atol=1e-6)
-    assert (moved != x).any(1).all()
+    assert (moved != x).flatten(1).any(1).all()
 
 
 @pytest.mark.parametrize("scale", [1e-42, 1e-38, 1e-20, 1e20, 1e37])

@@ -33,7 +33,7 @@ def test_result_carries_the_certificate_of_a_projection(size, scale, norm, devic
     """x = P(v) iff ||x||_p = eps and <v - x, x> = eps ||v - x||_q: no other solver is needed."""
     v = step_inputs((3, size), torch.float32, device)[2]
     v = torch.where(v == 0, 0.5, v) * scale
-    eps = 0.5 * scale * (1.0 if norm == math.inf else math.sqrt(size))
+    eps = 0.5 * torch.linalg.vector_norm(v[0].double(), norm).item()  # some outside, some perhaps inside
     x = ops.project(v, eps, norm)
     outside = torch.linalg.vector_norm(v.double(), norm, dim=1) > eps
     assert outside.any()
