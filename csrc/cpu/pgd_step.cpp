@@ -20,11 +20,11 @@ struct LinfSpan {
 template <class T>
 struct L2Sums {
   FASTADV_HD static void run(const T* x_adv, const T* x, const T* grad, int64_t count, double* sums) {
-    DoubleLanes gg{}, dg{}, dd{};
+    Lanes<Double4> gg, dg, dd;
     int64_t i = 0;
     for (; i + kLanes <= count; i += kLanes) {
-      const DoubleLanes g = to_double(load_lanes(grad + i));
-      const DoubleLanes d = to_double(load_lanes(x_adv + i) - load_lanes(x + i));
+      const auto g = to_double(load_lanes(grad + i));
+      const auto d = to_double(load_lanes(x_adv + i) - load_lanes(x + i));
       gg += g * g;
       dg += d * g;
       dd += d * d;
@@ -32,9 +32,9 @@ struct L2Sums {
     for (; i < count; ++i) {
       const double g = widen(grad[i]);
       const double d = widen(x_adv[i]) - widen(x[i]);
-      gg[0] += g * g;
-      dg[0] += d * g;
-      dd[0] += d * d;
+      gg.low[0] += g * g;
+      dg.low[0] += d * g;
+      dd.low[0] += d * d;
     }
     sums[0] = sum_of(gg);
     sums[1] = sum_of(dg);

@@ -12,51 +12,70 @@ namespace fastadv {
 
 constexpr int64_t kGrain = 32768;     // elements worth waking a thread for
 constexpr int64_t kSumChunk = 16384;  // elements added up in one go; fixes the order of all sums
+// Sums run in eight lanes at every SIMD level, so that all levels add in the same order. They are two
+// vectors of four: what AVX2 has, and compilers make of vectors wider than the machine's slow code.
 constexpr int kLanes = 8;
 
 // Lanes never cross a call: everything that takes or returns them is always inlined.
 #pragma GCC diagnostic ignored "-Wpsabi"
 
-typedef float FloatLanes __attribute__((vector_size(kLanes * sizeof(float))));
-typedef double DoubleLanes __attribute__((vector_size(kLanes * sizeof(double))));
+typedef float Float4 __attribute__((vector_size(4 * sizeof(float))));
+typedef double Double4 __attribute__((vector_size(4 * sizeof(double))));
+
+template <class Vector>
+struct Lanes {
+  Vector low{}, high{};
+
+  FASTADV_HD Lanes operator-(const Lanes& other) const { return {low - other.low, high - other.high}; }
+  FASTADV_HD Lanes operator*(const Lanes& other) const { return {low * other.low, high * other.high}; }
+  FASTADV_HD void operator+=(const Lanes& other) {
+    low += other.low;
+    high += other.high;
+  }
+};
 template <class T>
-using ComputeLanes = std::conditional_t<sizeof(T) == sizeof(double), DoubleLanes, FloatLanes>;
+using ComputeLanes = Lanes<std::conditional_t<sizeof(T) == sizeof(double), Double4, Float4>>;
 
 /// Eight elements in the type they are computed in.
 template <class T>
 FASTADV_HD ComputeLanes<T> load_lanes(const T* from) {
   ComputeLanes<T> lanes;
   if constexpr (sizeof(T) >= sizeof(float)) {
-    std::memcpy(&lanes, from, sizeof lanes);
+    std::memcpy(&lanes.low, from, sizeof lanes.low);
+    std::memcpy(&lanes.high, from + 4, sizeof lanes.high);
   } else {
-    for (int l = 0; l < kLanes; ++l) lanes[l] = widen(from[l]);
+    for (int l = 0; l < 4; ++l) {
+      lanes.low[l] = widen(from[l]);
+      lanes.high[l] = widen(from[l + 4]);
+    }
   }
   return lanes;
 }
 
-FASTADV_HD DoubleLanes to_double(FloatLanes lanes) {
-  return __builtin_convertvector(lanes, DoubleLanes);
+FASTADV_HD Lanes<Double4> to_double(const Lanes<Float4>& lanes) {
+  return {__builtin_convertvector(lanes.low, Double4), __builtin_convertvector(lanes.high, Double4)};
 }
-FASTADV_HD DoubleLanes to_double(DoubleLanes lanes) {
+FASTADV_HD Lanes<Double4> to_double(const Lanes<Double4>& lanes) {
   return lanes;
 }
 
-FASTADV_HD double sum_of(DoubleLanes lanes) {
-  return ((lanes[0] + lanes[4]) + (lanes[2] + lanes[6])) + ((lanes[1] + lanes[5]) + (lanes[3] + lanes[7]));
+FASTADV_HD double sum_of(const Lanes<Double4>& lanes) {
+  const Double4 sums = lanes.low + lanes.high;
+  return (sums[0] + sums[2]) + (sums[1] + sums[3]);
 }
 
 template <class T>
 struct SquareSum {
   FASTADV_HD static void run(const T* values, int64_t count, double* sum) {
-    DoubleLanes squares{};
+    Lanes<Double4> squares;
     int64_t i = 0;
     for (; i + kLanes <= count; i += kLanes) {
-      const DoubleLanes value = to_double(load_lanes(values + i));
+      const auto value = to_double(load_lanes(values + i));
       squares += value * value;
     }
     for (; i < count; ++i) {
       const double value = widen(values[i]);
-      squares[0] += value * value;
+      squares.low[0] += value * value;
     }
     *sum = sum_of(squares);
   }
