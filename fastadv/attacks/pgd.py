@@ -209,8 +209,8 @@ class _Search:
         self.dtype = compute_dtype(problem.x.dtype)
         self.evaluations = 0
         self.best = problem.x.clone()
-        self.best_loss = torch.full((len(problem.x),), math.nan, dtype=self.dtype, device=problem.x.device)
-        self.best_logits = self.best_loss[:, None]  # broadcasts until there are some
+        self.best_loss = torch.full((len(problem.x),), -math.inf, dtype=self.dtype, device=problem.x.device)
+        self.best_logits = torch.full_like(self.best_loss, math.nan)[:, None]  # solves nothing; broadcasts
 
     def run(self, report: _Progress) -> None:
         """Attack until all restarts are done or no sample is left."""
@@ -324,9 +324,9 @@ class _Search:
                 self.problem, self.best = self.problem[rest], self.best[rest]
                 self.best_loss, self.best_logits = self.best_loss[rest], self.best_logits[rest]
         if moved:
-            better = (values > self.best_loss) | self.best_loss.isnan()
+            better = values > self.best_loss  # never, where the loss is no number
             torch.where(per_row(better, z), self.seen(z), self.best, out=self.best)
-            torch.where(better, values, self.best_loss, out=self.best_loss)
+            torch.fmax(values, self.best_loss, out=self.best_loss)
             self.best_logits = torch.where(per_row(better, logits), logits, self.best_logits)
         return rest
 
