@@ -45,6 +45,7 @@ def calls(shape: tuple[int, ...], dtype: torch.dtype, norm: float) -> Iterator[t
 
     def own_step(m: ModuleType, to: Move, rule: str) -> Tensor:
         own = {"eps": to(each), "step_size": to(each), "active": to(active)}
+        own |= {"best": to(x.clone()), "better": to(active)}
         return m.pgd_step_(to(x_adv.clone()), to(x), to(grad), norm=norm, rule=rule, **own)
 
     for rule in ("steepest", "gradient"):

@@ -23,6 +23,8 @@ struct PgdStepCall {
   double upper;
   bool steepest;
   const std::optional<Tensor>& active;
+  const std::optional<Tensor>& best;
+  const std::optional<Tensor>& better;
 
   void check() const {
     batch_of(op, "x_adv", x_adv);
@@ -30,6 +32,8 @@ struct PgdStepCall {
     check_like(op, "x", x, "x_adv", x_adv);
     check_like(op, "grad", grad, "x_adv", x_adv);
     check_norm(op, norm);
+    require(best.has_value() == better.has_value(), op, "best and better must come together");
+    if (best) check_like(op, "best", *best, "x_adv", x_adv);
   }
 
   /// Writes the step from `from` to `out`, which is flat and may be `from`.
@@ -40,9 +44,12 @@ struct PgdStepCall {
     const auto eps_of = per_sample<C>(op, "eps", eps, out);
     const auto step_size_of = per_sample<C>(op, "step_size", step_size, out);
     const auto flags = per_row(op, "active", active, ScalarType::Bool, out);
+    const auto keepers = per_row(op, "better", better, ScalarType::Bool, out);
     if (out.numel() == 0) return;
     const Tensor start = arranged_like(from, out), centre = arranged_like(x, out),
                  slope = arranged_like(grad, out);
+    Tensor kept = best ? arranged_like(*best, out) : out;
+    check_overlap(op, "best", kept, out);
     check_overlap(op, "x", centre, out);
     check_overlap(op, "grad", slope, out);
     const PgdStepArgs<T> args{write_ptr<T>(out),
@@ -52,12 +59,18 @@ struct PgdStepCall {
                               eps_of,
                               step_size_of,
                               flags ? read_ptr<bool>(*flags) : nullptr,
+                              best ? write_ptr<T>(kept) : nullptr,
+                              keepers ? read_ptr<bool>(*keepers) : nullptr,
                               static_cast<C>(lower),
                               static_cast<C>(upper),
                               steepest,
                               batch.rows,
                               batch.cols};
     Kernel::template run<T>(args, norm, out);
+    if (best && !same_strides(*best, out)) {
+      Tensor target = *best;
+      torch::stable::copy_(target, kept);
+    }
   }
 };
 
@@ -65,7 +78,9 @@ template <class Kernel>
 Tensor pgd_step(const Tensor& x_adv, const Tensor& x, const Tensor& grad, const Tensor& eps,
                 const Tensor& step_size, double norm, double lower, double upper, bool steepest,
                 const std::optional<Tensor>& active) {
-  const PgdStepCall call{"pgd_step", x_adv, x, grad, eps, step_size, norm, lower, upper, steepest, active};
+  const std::optional<Tensor> nothing;
+  const PgdStepCall call{"pgd_step", x_adv, x,        grad,   eps,     step_size, norm,
+                         lower,      upper, steepest, active, nothing, nothing};
   call.check();
   Tensor out = torch::stable::empty_like(x_adv);
   dispatch(call.op, "x_adv", x_adv, [&](auto tag) {
@@ -77,8 +92,10 @@ Tensor pgd_step(const Tensor& x_adv, const Tensor& x, const Tensor& grad, const 
 
 template <class Kernel>
 void pgd_step_(Tensor x_adv, const Tensor& x, const Tensor& grad, const Tensor& eps, const Tensor& step_size,
-               double norm, double lower, double upper, bool steepest, const std::optional<Tensor>& active) {
-  const PgdStepCall call{"pgd_step_", x_adv, x, grad, eps, step_size, norm, lower, upper, steepest, active};
+               double norm, double lower, double upper, bool steepest, const std::optional<Tensor>& active,
+               const std::optional<Tensor>& best, const std::optional<Tensor>& better) {
+  const PgdStepCall call{"pgd_step_", x_adv, x,        grad,   eps,  step_size, norm,
+                         lower,       upper, steepest, active, best, better};
   call.check();
   dispatch(call.op, "x_adv", x_adv, [&](auto tag) {
     using T = typename decltype(tag)::type;

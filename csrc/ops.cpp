@@ -14,7 +14,8 @@ STABLE_TORCH_LIBRARY(fastadv, m) {
   m.def(
       "pgd_step_(Tensor(a!) x_adv, Tensor x, Tensor grad, Tensor eps, Tensor step_size, float norm, float "
       "lower, "
-      "float upper, bool steepest=True, Tensor? active=None) -> ()");
+      "float upper, bool steepest=True, Tensor? active=None, Tensor(b!)? best=None, Tensor? better=None) -> "
+      "()");
   m.def("project(Tensor delta, Tensor eps, float norm) -> Tensor");
   m.def("steepest(Tensor grad, float norm) -> Tensor");
   m.def(

@@ -60,6 +60,15 @@ def one_per_sample(op: str, name: str, tensor: Tensor, batch: Tensor, dtype: tor
         raise RuntimeError(f"fastadv::{op}: {name} must be on the samples' device, {batch.device}")
 
 
+def kept(op: str, x_adv: Tensor, best: Tensor | None = None, better: Tensor | None = None) -> None:
+    """Refuse a place for the best iterates that does not fit, or comes without its flags."""
+    if (best is None) != (better is None):
+        raise RuntimeError(f"fastadv::{op}: best and better must come together")
+    if best is not None and better is not None:
+        like(op, "best", best, "x_adv", x_adv)
+        one_per_sample(op, "better", better, x_adv, torch.bool)
+
+
 def scalar_or_per_sample(op: str, name: str, tensor: Tensor, batch: Tensor) -> None:
     """Refuse what is not [] (on the CPU or the samples' device) or [B], in the compute dtype."""
     expected = compute_dtype(batch.dtype)

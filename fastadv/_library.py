@@ -109,6 +109,8 @@ def _fake_step(
     upper: float,
     steepest: bool = True,
     active: Tensor | None = None,
+    best: Tensor | None = None,
+    better: Tensor | None = None,
 ) -> Tensor:
     _checks.samples(op, "x_adv", x_adv)
     _checks.norm_value(op, norm)
@@ -119,6 +121,7 @@ def _fake_step(
     _checks.scalar_or_per_sample(op, "step_size", step_size, x_adv)
     if active is not None:
         _checks.one_per_sample(op, "active", active, x_adv, torch.bool)
+    _checks.kept(op, x_adv, best, better)
     return torch.empty_like(x_adv)
 
 

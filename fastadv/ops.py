@@ -77,17 +77,23 @@ def pgd_step_(
     bounds: Bounds = (0.0, 1.0),
     rule: Rule = "steepest",
     active: Tensor | None = None,
+    best: Tensor | None = None,
+    better: Tensor | None = None,
 ) -> Tensor:
-    """`pgd_step` in place: overwrites x_adv and returns it. Allocates nothing for flat inputs."""
+    """`pgd_step` in place: overwrites x_adv and returns it. Allocates nothing for flat inputs.
+
+    An attack that returns its best iterate can have it kept on the way: samples that are True in `better`
+    ([B] bool) leave x_adv in `best` (like x_adv) before they move, for the price of one write.
+    """
     if x_adv.requires_grad and torch.is_grad_enabled():
         raise RuntimeError("fastadv::pgd_step_: x_adv requires grad and cannot be overwritten: detach it")
     args = _step_arguments("pgd_step_", x_adv, x, grad, eps, step_size, norm, bounds, rule, active)
     if is_native(x_adv):
-        torch.ops.fastadv.pgd_step_.default(*args)
+        torch.ops.fastadv.pgd_step_.default(*args, best, better)
         if not torch.compiler.is_compiling():
             torch.autograd.graph.increment_version(x_adv)  # who saved x_adv for backward gets an error
         return x_adv
-    return _reference_step("pgd_step_", *args)
+    return _reference_step("pgd_step_", *args, best=best, better=better)
 
 
 def project(delta: Tensor, eps: float | Tensor, norm: float) -> Tensor:
@@ -203,7 +209,7 @@ def _step_arguments(
     return x_adv, x, grad, eps, step_size, norm, lower, upper, rule == "steepest", active
 
 
-def _reference_step(op: str, *args: *_StepArguments) -> Tensor:
+def _reference_step(op: str, *args: *_StepArguments, **keep: Tensor | None) -> Tensor:
     """The reference on the schema's arguments, after the checks that the native kernel makes itself."""
     x_adv, x, grad, eps, step_size, norm, lower, upper, steepest_rule, active = args
     _checks.like(op, "x", x, "x_adv", x_adv)
@@ -212,6 +218,7 @@ def _reference_step(op: str, *args: *_StepArguments) -> Tensor:
     _checks.scalar_or_per_sample(op, "step_size", step_size, x_adv)
     if active is not None:
         _checks.one_per_sample(op, "active", active, x_adv, torch.bool)
+    _checks.kept(op, x_adv, **keep)
     step = reference.pgd_step if op == "pgd_step" else reference.pgd_step_
     return step(
         x_adv,
@@ -223,6 +230,7 @@ def _reference_step(op: str, *args: *_StepArguments) -> Tensor:
         bounds=(lower, upper),
         rule="steepest" if steepest_rule else "gradient",
         active=active,
+        **keep,
     )
 
 

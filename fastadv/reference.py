@@ -64,8 +64,12 @@ def pgd_step_(
     bounds: Bounds = (0.0, 1.0),
     rule: str = "steepest",
     active: Tensor | None = None,
+    best: Tensor | None = None,
+    better: Tensor | None = None,
 ) -> Tensor:
     """One PGD update in place; see `fastadv.ops.pgd_step_`."""
+    if best is not None and better is not None:
+        best.copy_(torch.where(_over_samples(better, x), x_adv, best))
     step = pgd_step(
         x_adv, x, grad, eps=eps, step_size=step_size, norm=norm, bounds=bounds, rule=rule, active=active
     )

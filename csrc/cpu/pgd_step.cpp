@@ -73,6 +73,12 @@ struct Kernel {
   }
 
  private:
+  /// Leaves the iterate where the best ones are kept, before it moves.
+  template <class T>
+  static void keep(const PgdStepArgs<T>& args, int64_t at, int64_t row, int64_t count) {
+    if (args.keeps(row)) std::copy_n(args.x_adv + at, count, args.best + at);
+  }
+
   /// Whether the sample keeps its bits; if so they are put in place.
   template <class T>
   static bool stays(const PgdStepArgs<T>& args, int64_t at, int64_t row, int64_t count) {
@@ -84,6 +90,7 @@ struct Kernel {
   template <class T>
   static void linf(const PgdStepArgs<T>& args, int64_t row, int64_t first, int64_t last) {
     const int64_t at = row * args.cols + first, count = last - first;
+    keep(args, at, row, count);
     if (stays(args, at, row, count)) return;
     const auto span = [&](auto body) {
       run_simd<decltype(body)>(args.out + at, args.x_adv + at, args.x + at, args.grad + at, count,
@@ -106,6 +113,7 @@ struct Kernel {
   static void l2(const PgdStepArgs<T>& args, int64_t row, int64_t first, int64_t last,
                  const L2Step<Compute<T>>& step) {
     const int64_t at = row * args.cols + first, count = last - first;
+    keep(args, at, row, count);
     if (stays(args, at, row, count)) return;
     run_simd<L2Span<T>>(args.out + at, args.x_adv + at, args.x + at, args.grad + at, count, step, args.lower,
                         args.upper);

@@ -15,6 +15,8 @@ struct PgdStepArgs {
   PerSample<C> eps;
   PerSample<C> step_size;
   const bool* active;  // null: every sample moves
+  T* best;             // null, or where samples that are `better` leave x_adv before they move
+  const bool* better;
   C lower;
   C upper;
   bool steepest;
@@ -22,6 +24,7 @@ struct PgdStepArgs {
   int64_t cols;
 
   FASTADV_HD bool moves(int64_t row) const { return active == nullptr || active[row]; }
+  FASTADV_HD bool keeps(int64_t row) const { return best != nullptr && better[row]; }
 };
 
 template <class T, class C = Compute<T>>

@@ -11,12 +11,13 @@
 namespace fastadv {
 
 constexpr int kThreads = 256;
+constexpr int kBlocks = 4;  // per multiprocessor at least: 64 registers a thread, enough not to spill
 
 template <class Op>
 constexpr int64_t kElementsPerBlock = int64_t{kThreads} * Op::kWidth * 2;
 
 template <class Op>
-__global__ void __launch_bounds__(kThreads) elementwise_kernel(Op op, int64_t count) {
+__global__ void __launch_bounds__(kThreads, kBlocks) elementwise_kernel(Op op, int64_t count) {
   const int64_t begin = int64_t{blockIdx.x} * kElementsPerBlock<Op>;
   const int64_t end = begin + kElementsPerBlock<Op>;
   sweep<Op::kWidth>(begin, end < count ? end : count, op.shift, static_cast<int>(threadIdx.x), kThreads,

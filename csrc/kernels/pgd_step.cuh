@@ -30,6 +30,9 @@ struct LinfPgdStep {
     C eps = args.eps[cursor.row];
     C step_size = args.step_size[cursor.row];
     bool moves = Uniform || args.moves(cursor.row);
+    bool keeps = !Uniform && args.keeps(cursor.row);
+    const bool in_one_row = index + W <= cursor.end;
+    if (keeps && in_one_row) store<W>(args.best + index, x_adv);
     Pack<T, W> out;
 #pragma unroll
     for (int e = 0; e < W; ++e) {
@@ -37,7 +40,9 @@ struct LinfPgdStep {
         eps = args.eps[cursor.row];
         step_size = args.step_size[cursor.row];
         moves = args.moves(cursor.row);
+        keeps = args.keeps(cursor.row);
       }
+      if (!Uniform && keeps && !in_one_row) args.best[index + e] = x_adv.at[e];
       const T stepped = linf_update<T, Steepest>(widen(x_adv.at[e]), widen(x.at[e]), widen(grad.at[e]), eps,
                                                  step_size, args.lower, args.upper);
       out.at[e] = moves ? stepped : x_adv.at[e];
@@ -54,6 +59,7 @@ struct L2PgdStep {
   struct Plan {
     L2Step<C> step;
     bool moves;
+    bool keeps;
   };
   PgdStepArgs<T> args;
   int shift;
@@ -78,13 +84,14 @@ struct L2PgdStep {
 
   __device__ __forceinline__ Plan plan(int64_t row, const double (&sums)[kSums]) const {
     return {l2_step<C>(sums[0], sums[1], sums[2], args.eps[row], args.step_size[row], args.steepest),
-            args.moves(row)};
+            args.moves(row), args.keeps(row)};
   }
 
   template <int W>
   __device__ __forceinline__ void write(int64_t row, int64_t col, const Plan& plan) const {
     const int64_t index = row * args.cols + col;
     auto out = load<W>(args.x_adv + index);
+    if (plan.keeps) store<W>(args.best + index, out);
     if (plan.moves) {
       const auto x = load<W>(args.x + index);
       const auto grad = load<W>(args.grad + index);
@@ -100,15 +107,17 @@ struct L2PgdStep {
 
 template <class T>
 inline int shift_of(const PgdStepArgs<T>& args) {
-  return common_shift(args.out, args.x_adv, args.x, args.grad);
+  const T* best = args.best == nullptr ? args.out : args.best;
+  return common_shift(args.out, args.x_adv, args.x, args.grad, best);
 }
 
 template <class T>
 inline void launch_linf_pgd_step(const PgdStepArgs<T>& args, cudaStream_t stream) {
   const int64_t count = args.rows * args.cols;
   const int shift = shift_of(args);
-  // Where all samples share eps and step size and move, no element needs to know its sample.
-  const bool uniform = args.eps.stride == 0 && args.step_size.stride == 0 && args.active == nullptr;
+  // Where all samples share eps and step size, move and keep nothing, no element needs to know its sample.
+  const bool uniform =
+      args.eps.stride == 0 && args.step_size.stride == 0 && args.active == nullptr && args.best == nullptr;
   if (uniform && args.steepest) {
     launch_elementwise(LinfPgdStep<T, true, true>{args, shift}, count, stream);
   } else if (uniform) {

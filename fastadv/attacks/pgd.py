@@ -208,7 +208,8 @@ class _Search:
         self.schedule = StepDecay() if attack.step_size is None else attack.step_size
         self.dtype = compute_dtype(problem.x.dtype)
         self.evaluations = 0
-        self.best = problem.x.clone()
+        self.best = problem.x.to(self.dtype, copy=True)
+        self.better: Tensor | None = None  # whose iterate is the best so far and not yet in `best`
         self.best_loss = torch.full((len(problem.x),), -math.inf, dtype=self.dtype, device=problem.x.device)
         self.best_logits = torch.full_like(self.best_loss, math.nan)[:, None]  # solves nothing; broadcasts
 
@@ -236,13 +237,21 @@ class _Search:
                         norm=attack.norm,
                         bounds=attack.bounds,
                         rule=attack.rule,
+                        best=None if self.better is None else self.best,
+                        better=self.better,
                     )
+                    self.better = None
                 report(restart * attack.steps + step + 1)
             if len(z) > 0:
                 logits, values = self.evaluate(self.seen(z))
-                self.record(z, logits, values, moved=True)
+                rest = self.record(z, logits, values, moved=True)
+                z = z if rest is None else z[rest]
+                if self.better is not None:
+                    torch.where(per_row(self.better, z), z, self.best, out=self.best)
+                    self.better = None
         solved = self.problem.solved_by(self.best_logits)
-        self.hand_over(torch.arange(len(solved), device=solved.device), self.best, self.best_loss, solved)
+        everyone = torch.arange(len(solved), device=solved.device)
+        self.hand_over(everyone, self.seen(self.best), self.best_loss, solved)
         report(attack.restarts * attack.steps)
 
     def meet_clean_samples(self) -> None:
@@ -325,9 +334,9 @@ class _Search:
                 self.best_loss, self.best_logits = self.best_loss[rest], self.best_logits[rest]
         if moved:
             better = values > self.best_loss  # never, where the loss is no number
-            torch.where(per_row(better, z), self.seen(z), self.best, out=self.best)
             torch.fmax(values, self.best_loss, out=self.best_loss)
             self.best_logits = torch.where(per_row(better, logits), logits, self.best_logits)
+            self.better = better
         return rest
 
     def hand_over(self, index: Tensor, x_adv: Tensor, values: Tensor, success: Tensor) -> None:

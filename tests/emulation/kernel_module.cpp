@@ -79,14 +79,17 @@ PYBIND11_MODULE(kernel_module, m) {
       "pgd_step",
       [](const std::string& dtype, double norm, py::array out, const py::array& x_adv, const py::array& x,
          const py::array& grad, const PerSample& eps, const PerSample& step_size,
-         const std::optional<Bools>& active, std::pair<double, double> bounds, bool steepest) {
+         const std::optional<Bools>& active, std::optional<py::array> best,
+         const std::optional<Bools>& better, std::pair<double, double> bounds, bool steepest) {
         const Samples samples(dtype, out);
         pgd_step(samples.dtype(), norm, samples.write(out), samples.read(x_adv), samples.read(x),
                  samples.read(grad), samples.per_sample(eps), samples.per_sample(step_size),
-                 data_or_null(active), {bounds.first, bounds.second}, steepest, samples.shape());
+                 data_or_null(active), best ? samples.write(*best) : nullptr, data_or_null(better),
+                 {bounds.first, bounds.second}, steepest, samples.shape());
       },
       arg("dtype"), arg("norm"), arg("out"), arg("x_adv"), arg("x"), arg("grad"), arg("eps"),
-      arg("step_size"), arg("active") = py::none(), arg("bounds") = infinite(), arg("steepest") = true);
+      arg("step_size"), arg("active") = py::none(), arg("best") = py::none(), arg("better") = py::none(),
+      arg("bounds") = infinite(), arg("steepest") = true);
   m.def(
       "project",
       [](const std::string& dtype, double norm, py::array out, const py::array& delta, const PerSample& eps) {

@@ -23,7 +23,8 @@ struct Bounds {
 };
 
 void pgd_step(Dtype dtype, double norm, void* out, const void* x_adv, const void* x, const void* grad,
-              Values eps, Values step_size, const bool* active, Bounds bounds, bool steepest, Shape shape);
+              Values eps, Values step_size, const bool* active, void* best, const bool* better, Bounds bounds,
+              bool steepest, Shape shape);
 void project(Dtype dtype, double norm, void* out, const void* delta, Values eps, Shape shape);
 void steepest(Dtype dtype, double norm, void* out, const void* grad, Shape shape);
 void random_in_ball(Dtype dtype, double norm, void* out, const void* x, Values eps, const int64_t* ids,

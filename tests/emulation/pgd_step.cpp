@@ -3,7 +3,8 @@
 #include "dispatch.h"
 
 void pgd_step(Dtype dtype, double norm, void* out, const void* x_adv, const void* x, const void* grad,
-              Values eps, Values step_size, const bool* active, Bounds bounds, bool steepest, Shape shape) {
+              Values eps, Values step_size, const bool* active, void* best, const bool* better, Bounds bounds,
+              bool steepest, Shape shape) {
   dispatch(dtype, [&]<class T>(T) {
     using C = fastadv::Compute<T>;
     const fastadv::PgdStepArgs<T> args{
@@ -14,6 +15,8 @@ void pgd_step(Dtype dtype, double norm, void* out, const void* x_adv, const void
         .eps = per_sample<T>(eps),
         .step_size = per_sample<T>(step_size),
         .active = active,
+        .best = static_cast<T*>(best),
+        .better = better,
         .lower = static_cast<C>(bounds.lower),
         .upper = static_cast<C>(bounds.upper),
         .steepest = steepest,

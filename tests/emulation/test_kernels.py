@@ -55,6 +55,7 @@ class StepCase:
     radius: str = "constant"
     bounds: tuple[float, float] | None = (0.0, 1.0)
     some_active: bool = False
+    keeps: int | None = None  # the offset of best, where the iterates of better samples are kept
     in_place: bool = False
     offsets: tuple[int, int, int, int] = (0, 0, 0, 0)  # of out, x_adv, x, grad
 
@@ -71,6 +72,8 @@ STEP_CASES = {
     "not_finite": StepCase(numbers="not_finite", bounds=None),
     "not_finite_gradient": StepCase(numbers="not_finite", rule="gradient"),
     "in_place": StepCase(in_place=True, radius="per_sample", some_active=True, offsets=(1, 1, 1, 1)),
+    "keeps": StepCase(in_place=True, keeps=0),
+    "keeps_shifted": StepCase(in_place=True, radius="per_sample", some_active=True, keeps=1),
     "shifted": StepCase(offsets=(1, 1, 1, 1)),
     "shifted_apart": StepCase(offsets=(0, 1, 0, 3), some_active=True),
 }
@@ -130,6 +133,10 @@ class Step:
         out = Output(self.x_adv, self.case.offsets[0])
         if self.case.in_place:
             out.tensor.copy_(self.x_adv)
+        better = torch.arange(len(self.x)) % 2 == 0
+        best = None if self.case.keeps is None else Output(self.x_adv, self.case.keeps)
+        if best is not None:
+            best.tensor.zero_()
         kernels.pgd_step(
             dtype=str(self.dtype).removeprefix("torch."),
             norm=self.norm,
@@ -142,7 +149,12 @@ class Step:
             active=None if self.active is None else self.active.numpy(),
             bounds=self.case.bounds or (-math.inf, math.inf),
             steepest=self.case.rule == "steepest",
+            best=None if best is None else array(best.tensor),
+            better=None if best is None else better.numpy(),
         )
+        if best is not None:
+            kept = torch.where(better[:, None], self.x_adv, torch.zeros_like(self.x_adv))
+            assert_same_bits(best.checked(), kept)
         return out.checked()
 
 

@@ -62,6 +62,22 @@ def test_a_step_refuses(step, replaced, error, message, backend):
 
 
 @pytest.mark.parametrize(
+    ("keep", "message"),
+    [
+        ({"best": torch.zeros(3, 4)}, "best and better must come together"),
+        (
+            {"best": torch.zeros(3, 5), "better": torch.ones(3).bool()},
+            "best must have the shape of x_adv",
+        ),
+        ({"best": torch.zeros(3, 4), "better": torch.ones(3)}, "better must be"),
+    ],
+)
+def test_a_place_for_the_best_iterates_that_does_not_fit_is_refused(keep, message, backend):
+    with pytest.raises(RuntimeError, match=f"fastadv::pgd_step_: {message}"):
+        ops.pgd_step_(**three(), **keep)
+
+
+@pytest.mark.parametrize(
     ("call", "error", "message"),
     [
         (

@@ -198,6 +198,35 @@ def test_a_default_device_does_not_move_the_numbers_of_a_call(backend):
     assert torch.equal(out, expected)
 
 
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("norm", NORMS)
+@pytest.mark.parametrize("shape", [(5, 3), (5, 3, 9, 7), (5, 3, 75, 77)])
+def test_better_samples_leave_their_iterate_in_best_before_they_move(shape, norm, dtype, device, backend):
+    x_adv, x, grad = step_inputs(shape, dtype, device)
+    better = torch.tensor([True, False, True, False, True], device=device)
+    active = torch.tensor([True, True, False, False, True], device=device)
+    start, best = x_adv.clone(), torch.full_like(x_adv, 0.25)
+    step = {"eps": EPS, "step_size": 0.03, "norm": norm, "active": active}
+    moved = ops.pgd_step(x_adv, x, grad, **step)
+    ops.pgd_step_(x_adv, x, grad, **step, best=best, better=better)
+    assert torch.equal(x_adv, moved)
+    assert torch.equal(best[better], start[better])
+    assert (best[~better] == 0.25).all()
+
+
+@pytest.mark.parametrize("norm", NORMS)
+def test_best_iterates_are_kept_in_any_memory_format(norm, device, backend):
+    x_adv, x, grad = step_inputs((2, 4, 5, 6), torch.float32, device)
+    better = torch.tensor([True, False], device=device)
+    for best in layouts(torch.zeros_like(x)).values():
+        if best.stride(0) == 0:
+            continue
+        z = x_adv.clone()
+        ops.pgd_step_(z, x, grad, eps=EPS, step_size=0.03, norm=norm, best=best, better=better)
+        assert torch.equal(best[0], x_adv[0])
+        assert torch.count_nonzero(best[1]) == 0
+
+
 def layouts(tensor):
     """The same values in memory formats a caller may bring."""
     wide = torch.zeros(*tensor.shape[:-1], tensor.shape[-1] + 3, dtype=tensor.dtype, device=tensor.device)
