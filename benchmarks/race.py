@@ -1,4 +1,4 @@
-"""Contenders timed in turn (A B C A B C ...), so that whatever disturbs the machine disturbs them all alike.
+"""Contenders timed in turn (A B C, C A B, ...), so that whatever disturbs the machine disturbs them all alike.
 
 pytest-benchmark times one contender after the other. So a group is timed here first, and each of its tests
 then shows pytest-benchmark a clock that advances by what was measured.
@@ -7,6 +7,7 @@ then shows pytest-benchmark a clock that advances by what was measured.
 import ctypes
 import gc
 import platform
+import random
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -77,12 +78,13 @@ def run(race: Race, timer: Timer, seconds: float) -> Outcome:
     gc.collect()
     gc.disable()
     try:
-        start = time.perf_counter()
+        start, shuffled = time.perf_counter(), random.Random(0)
         for done in range(MOST):
             if done >= FEWEST and time.perf_counter() - start > seconds:
                 break
-            for name, call in calls.items():
-                outcome.durations[name].append(timer(call))
+            # In an order of its own each round: who always follows the same one is helped or hurt by it.
+            for name in shuffled.sample(list(calls), len(calls)):
+                outcome.durations[name].append(timer(calls[name]))
     finally:
         gc.enable()
     return outcome
