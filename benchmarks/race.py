@@ -1,4 +1,4 @@
-"""Contenders timed in turn (A B C, C A B, ...), so that whatever disturbs the machine disturbs them all alike.
+"""Contenders timed in turn (A B C, C A B, ...): what disturbs the machine disturbs them all alike.
 
 pytest-benchmark times one contender after the other. So a group is timed here first, and each of its tests
 then shows pytest-benchmark a clock that advances by what was measured.
