@@ -1,5 +1,3 @@
-import errno
-import json
 import os
 import re
 from pathlib import Path
@@ -11,135 +9,9 @@ from typer.testing import CliRunner
 
 import fastadv
 from fastadv.cli import app
-from fastadv.evaluation import experiment
 from fastadv.models import load
 from fastadv.models.images import load_image
-
-# Linear models on 8x8 images: quick, and how far an attack can get is known.
-MODELS = """
-import torch
-from torch import nn
-
-class Linear(nn.Module):
-    def __init__(self, channels=3, class_names=("cat", "dog $x$", "[red]owl")):
-        super().__init__()
-        self.input_shape = (channels, 8, 8)
-        self.class_names = class_names
-        self.calls = 0
-        weight = torch.randn(3, channels * 64, generator=torch.Generator().manual_seed(0))
-        self.weight = nn.Parameter(weight - weight.mean(1, keepdim=True))
-
-    def forward(self, x):
-        return 4 * (x - 0.5).flatten(1) @ self.weight.T
-
-class Interrupted(Linear):
-    def forward(self, x):
-        self.calls += 1
-        if self.calls > 20:
-            raise KeyboardInterrupt
-        return super().forward(x)
-
-def grey():
-    return Linear(channels=1)
-
-def nameless():
-    return Linear(class_names=())
-
-def too_few_names():
-    return Linear(class_names=("cat",))
-
-class NoGradient(Linear):
-    def forward(self, x):
-        return super().forward(x.detach())
-
-class Vector(Linear):
-    def forward(self, x):
-        return super().forward(x)[:, 0]
-
-class NotFinite(Linear):
-    def forward(self, x):
-        return super().forward(x) / 0
-
-class WrongType(Linear):
-    def forward(self, x):
-        raise TypeError("first\\nsecond")
-
-class Assertion(Linear):
-    def forward(self, x):
-        assert False
-
-class OneClass(Linear):
-    def forward(self, x):
-        return super().forward(x)[:, :1]
-
-class OnlyAlone(Linear):
-    def forward(self, x):
-        assert len(x) == 1, "one by one"
-        return super().forward(x)
-
-class FailsLater(Linear):
-    def forward(self, x):
-        self.calls += 1
-        if self.calls > 20:
-            raise KeyError("later")
-        return super().forward(x)
-
-def shaped(shape):
-    model = Linear()
-    model.input_shape = shape
-    return model
-
-def four_channels():
-    return shaped((4, 8, 8))
-
-def no_height():
-    return shaped((3, 0, 8))
-
-def flat():
-    return shaped(192)
-
-def fraction():
-    return shaped((3, 8.0, 8))
-
-def one_string():
-    return Linear(class_names="abc")
-
-def names_by_label():
-    return Linear(class_names={0: "a", 1: "b", 2: "c"})
-
-def numbers():
-    return Linear(class_names=(1, 2, 3))
-
-def markup():
-    return Linear(class_names=("[/b]dog", "[bold", "a\\nb"))
-"""
-
-
-@pytest.fixture
-def models(tmp_path_factory):
-    path = tmp_path_factory.mktemp("models") / "tiny.py"
-    path.write_text(MODELS)
-    return path
-
-
-@pytest.fixture
-def pictures(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("pictures")
-    paths = []
-    for number in range(3):
-        path = folder / f"picture{number}.png"
-        levels = np.random.default_rng(number).integers(80, 176, (8, 8, 3), dtype=np.uint8)
-        Image.fromarray(levels).save(path)
-        paths.append(path)
-    return paths
-
-
-def fastadv_attack(*arguments):
-    return CliRunner().invoke(app, ["attack", *map(str, arguments)])
-
-
-def results_in(folder):
-    return json.loads((folder / "results.json").read_text())
+from tests.cli.harness import fastadv_attack, results_in
 
 
 def test_attack_leaves_files_that_fool_the_model_within_eps_and_says_so(tmp_path, models, pictures):
@@ -370,65 +242,6 @@ def test_awkward_files_are_attacked_or_skipped_and_never_end_the_run(tmp_path, m
     assert figures == ["caf_", "two_lines", "x" * 100, "x" * 100 + "-2", "picture1"]
     for entry in written["images"]:
         assert load_image(tmp_path / entry["outcomes"]["untargeted"]["file"]).shape == (3, 8, 8)
-
-
-def test_an_earlier_run_s_folder_is_used_again(tmp_path, models, pictures):
-    for steps in (1, 2):
-        run = fastadv_attack(*pictures, "--model", f"{models}:Linear", "--steps", steps, "--out", tmp_path)
-        assert run.exit_code == 0, run.output
-        assert results_in(tmp_path)["settings"]["steps"] == steps
-    assert len(list(tmp_path.iterdir())) == 3 * 2 + 1
-
-
-@pytest.mark.parametrize("way", ["own folder", "link to folder", "link to image", "earlier results"])
-def test_a_folder_that_holds_an_image_to_be_attacked_is_refused(tmp_path, models, pictures, way):
-    image, out = pictures[0], pictures[0].parent
-    if way == "link to folder":
-        out = tmp_path / "link"
-        out.symlink_to(image.parent)
-    elif way == "link to image":
-        image = tmp_path / "link.png"
-        image.symlink_to(pictures[0])
-    elif way == "earlier results":
-        out = tmp_path
-        arguments = [*pictures, "--model", f"{models}:Linear", "--steps", 1, "--out", out]
-        assert fastadv_attack(*arguments).exit_code == 0
-        image = out / "picture0_untargeted.png"
-    before = {path: path.read_bytes() for path in out.iterdir()}
-    run = fastadv_attack(image, "--model", f"{models}:Linear", "--steps", 1, "--out", out)
-    assert run.exit_code == 2
-    assert re.fullmatch(r"fastadv: [^\n]*--out: .*\.png is in .*; give another folder\n", run.stderr)
-    assert {path: path.read_bytes() for path in out.iterdir()} == before
-
-
-@pytest.mark.parametrize("content", [None, "{}", "[1]", "no JSON", b"\xff", "folder"])
-def test_a_folder_with_files_that_no_run_wrote_is_refused(tmp_path, models, pictures, content):
-    path = tmp_path / ("picture0_figure.png" if content is None else "results.json")
-    if content == "folder":
-        path.mkdir()
-    else:
-        path.write_bytes(content if isinstance(content, bytes) else (content or "mine").encode())
-    run = fastadv_attack(pictures[0], "--model", f"{models}:Linear", "--steps", 1, "--out", tmp_path)
-    assert run.exit_code == 2
-    assert re.fullmatch(r"fastadv: [^\n]*--out: .* holds files, and not the results.json of .*\n", run.stderr)
-    assert list(tmp_path.iterdir()) == [path]
-    assert content == "folder" or path.read_bytes() in (b"mine", content, str(content).encode())
-
-
-def test_folders_below_it_do_not_make_a_folder_used(tmp_path, models, pictures):
-    (tmp_path / "demo").mkdir()
-    run = fastadv_attack(pictures[0], "--model", f"{models}:Linear", "--steps", 1, "--out", tmp_path)
-    assert run.exit_code == 0, run.output
-
-
-def test_a_folder_that_fills_up_is_one_line(tmp_path, models, pictures, monkeypatch):
-    def full(*arguments):
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    monkeypatch.setattr(experiment, "save_png", full)
-    run = fastadv_attack(pictures[0], "--model", f"{models}:Linear", "--steps", 1, "--out", tmp_path)
-    assert run.exit_code == 2
-    assert re.search(r"^fastadv: [^\n]*--out: [^\n]*No space left on device\n\Z", run.stderr, re.MULTILINE)
 
 
 @pytest.mark.parametrize(
