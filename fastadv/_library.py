@@ -234,4 +234,4 @@ def _register() -> torch.library.Library:
 
 if _has_cpu:
     _registrations = _register()
-backend(os.environ.get("FASTADV_BACKEND"))
+backend(os.environ.get("FASTADV_BACKEND") or None)
