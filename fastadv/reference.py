@@ -112,14 +112,15 @@ def random_in_ball(
     norm: float = math.inf,
     *,
     bounds: Bounds = (0.0, 1.0),
-    seed: int | Tensor,
+    seed: int | tuple[int, int] | Tensor,
     ids: Tensor | None = None,
 ) -> Tensor:
     """x plus a uniform point of the ball, in the box; see `fastadv.ops.random_in_ball`."""
     dtype = compute_dtype(x.dtype)
     lower, upper = _checks.interval("random_in_ball", bounds)
     eps = _over_samples(eps, x)
-    key = torch.tensor([seed, 0], device=x.device) if isinstance(seed, int) else seed
+    pair = (seed, 0) if isinstance(seed, int) else seed
+    key = pair if isinstance(pair, Tensor) else torch.tensor(pair, device=x.device)
     ids = torch.arange(len(x), device=x.device) if ids is None else ids
     size = math.prod(x.shape[1:])
     words = random_words(key, ids, torch.arange((size + 3) // 4, device=x.device))

@@ -127,8 +127,9 @@ def pose(
                 )
             if value.device != x.device:
                 raise ValueError(f"{attack}: {name} must be on x's device, {x.device}, got {value.device}")
-            if not ((value >= 0) & value.isfinite()).all():
-                raise ValueError(f"{attack}: {name} must be finite and at least 0, got {value.tolist()}")
+            wrong = value[(value < 0) | ~value.isfinite()]
+            if len(wrong) > 0:
+                raise ValueError(f"{attack}: {name} must be finite and at least 0, got {wrong[0].item()}")
     rows = torch.arange(len(x), device=x.device)
     return Problem(
         x=_usable(x.detach()),

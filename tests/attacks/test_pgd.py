@@ -211,6 +211,13 @@ def test_wrong_labels_of_a_later_chunk_are_refused_before_its_work():
     assert len(model.inputs) == 1
 
 
+@pytest.mark.parametrize("wrong", [-0.1, float("nan"), float("inf")])
+def test_a_bad_eps_among_per_sample_ones_is_refused_by_its_value(wrong):
+    for eps in (torch.tensor([0.1, wrong, 0.2]), torch.tensor(wrong)):
+        with pytest.raises(ValueError, match=rf"PGD: eps must be finite and at least 0, got {wrong}"):
+            PGD(eps=eps)(BatchInvariant(6), samples(3, 6))
+
+
 def test_numpy_numbers_are_numbers():
     model, x = BatchInvariant(6), samples(3, 6)
     attack = PGD(eps=np.float32(0.1), steps=np.int64(3), restarts=np.int64(1), seed=np.int64(0))

@@ -87,6 +87,7 @@ def test_seeds_offsets_ids_and_samples_all_give_different_points(device, backend
         ops.random_in_ball(x, 0.1, seed=torch.tensor(s, device=device)) for s in ([1, 0], [1, 1], [2, 0])
     ]
     assert torch.equal(ops.random_in_ball(x, 0.1, seed=(1, 1)), draws[1])
+    assert torch.equal(reference.random_in_ball(x, 0.1, seed=(1, 1)), draws[1])
     draws.append(ops.random_in_ball(x, 0.1, seed=1, ids=torch.tensor([2**32, 2**33], device=device)))
     points = torch.cat(draws)
     assert len({tuple(point.tolist()) for point in points}) == len(points)
