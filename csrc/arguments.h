@@ -121,21 +121,25 @@ inline void check_norm(const char* op, double norm) {
   require(norm == kInf || norm == 2.0, op, "norm must be inf or 2, got ", norm);
 }
 
-/// Whether memory holds the samples one after the other without gaps, in whatever order inside a
-/// sample. Then a kernel needs no strides: channels_last is as good as contiguous.
-inline bool is_flat(const Tensor& tensor) {
-  std::vector<std::pair<int64_t, int64_t>> dims;  // stride, size
-  for (int64_t d = 0; d < tensor.dim(); ++d) {
-    if (tensor.size(d) != 1) dims.emplace_back(tensor.stride(d), tensor.size(d));
-  }
+/// Whether memory holds the rows (a row is the dimensions from `first` on, a sample by default) one after
+/// the other without gaps, in whatever order inside a row and among rows. Then a kernel needs no strides:
+/// channels_last is as good as contiguous.
+inline bool is_flat(const Tensor& tensor, int64_t first = 1) {
   if (tensor.numel() == 0) return true;
-  std::sort(dims.begin(), dims.end());
   int64_t expected = 1;
-  for (const auto& [stride, size] : dims) {
-    if (stride != expected) return false;
-    expected *= size;
-  }
-  return tensor.size(0) == 1 || tensor.stride(0) == tensor.numel() / tensor.size(0);
+  const auto is_dense = [&](int64_t begin, int64_t end) {
+    std::vector<std::pair<int64_t, int64_t>> dims;  // stride, size
+    for (int64_t d = begin; d < end; ++d) {
+      if (tensor.size(d) != 1) dims.emplace_back(tensor.stride(d), tensor.size(d));
+    }
+    std::sort(dims.begin(), dims.end());
+    for (const auto& [stride, size] : dims) {
+      if (stride != expected) return false;
+      expected *= size;
+    }
+    return true;
+  };
+  return is_dense(first, tensor.dim()) && is_dense(0, first);
 }
 
 inline bool same_strides(const Tensor& a, const Tensor& b) {
@@ -153,11 +157,11 @@ inline Tensor arranged_like(const Tensor& tensor, const Tensor& layout) {
   return copy;
 }
 
-/// Runs kernel(flat) where flat shares `out`'s layout if that is flat, else on a contiguous stand-in
-/// whose result is then copied to `out`. `out` is uninitialised unless `reads_out`.
+/// Runs kernel(flat) where flat is `out` if that is flat already, else a contiguous stand-in whose result is
+/// then copied to `out`. `out` is uninitialised unless `reads_out`.
 template <class Kernel>
-inline void with_flat_output(Tensor& out, bool reads_out, const Kernel& kernel) {
-  if (is_flat(out)) return kernel(out);
+inline void with_flat_output(Tensor& out, bool out_is_flat, bool reads_out, const Kernel& kernel) {
+  if (out_is_flat) return kernel(out);
   Tensor flat = torch::stable::empty_like(torch::stable::contiguous(out));
   if (reads_out) torch::stable::copy_(flat, out);
   kernel(flat);

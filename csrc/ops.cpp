@@ -3,6 +3,10 @@
 //
 // eps and step_size are tensors of shape [] or [B] in the compute dtype (float32, or float64 for
 // float64 samples); lower and upper are -inf and inf for no bounds; seed is int64 (key, offset).
+//
+// kwta returns its output and int32 words [rows, ceil(cols / 32)] whose bits say which elements won, in the
+// order of the output's memory, or of contiguous memory for ties="lowest_index" and where rows are not
+// contiguous runs; empty unless `winners`. kwta_backward takes a gradient in the output's strides.
 #include <torch/csrc/stable/library.h>
 
 #include "cpu/simd.h"
@@ -21,6 +25,11 @@ STABLE_TORCH_LIBRARY(fastadv, m) {
   m.def(
       "random_in_ball(Tensor x, Tensor eps, float norm, float lower, float upper, Tensor seed, "
       "Tensor? ids=None) -> Tensor");
+  m.def(
+      "kwta(Tensor x, SymInt k, str per=\"sample\", str ties=\"all\", str backward=\"mask\", bool "
+      "winners=True) "
+      "-> (Tensor, Tensor)");
+  m.def("kwta_backward(Tensor grad, Tensor winners, str per=\"sample\", str ties=\"all\") -> Tensor");
   m.def("_simd_level() -> str");
 }
 

@@ -5,7 +5,7 @@ kernels check again in C++ (csrc/bindings.h) for those who call them directly.
 """
 
 import math
-from numbers import Real
+from numbers import Integral, Real
 
 import torch
 from torch import Tensor
@@ -118,3 +118,33 @@ def interval(op: str, bounds: Bounds) -> tuple[float, float]:
     if len(bounds) != 2 or not bounds[0] < bounds[1]:
         raise ValueError(f"fastadv::{op}: bounds must be (lower, upper) with lower < upper, got {bounds}")
     return float(bounds[0]), float(bounds[1])
+
+
+ROW_DIMS = {"sample": 1, "channel": 2, "last": -1}  # where a row begins
+NO_DOUBLE_BACKWARD = (
+    "fastadv::kwta: differentiable once only: its second derivative is zero wherever it exists, so there is "
+    "nothing to optimise through it; drop create_graph=True, or use backward='straight_through'"
+)
+
+
+def winner_rows(op: str, name: str, tensor: Tensor, per: str, ties: str) -> tuple[int, int, int]:
+    """What competes for winners: (first dimension of a row, number of rows, elements in a row)."""
+    if per not in ROW_DIMS:
+        raise ValueError(f"fastadv::{op}: per must be 'sample', 'channel' or 'last', got {per!r}")
+    if ties not in ("all", "lowest_index"):
+        raise ValueError(f"fastadv::{op}: ties must be 'all' or 'lowest_index', got {ties!r}")
+    first = tensor.dim() - 1 if per == "last" else ROW_DIMS[per]
+    if not 0 <= first < tensor.dim():
+        raise RuntimeError(
+            f"fastadv::{op}: {name} must have at least {max(first, 0) + 1} dimensions for per={per!r}, "
+            f"got shape {list(tensor.shape)}"
+        )
+    return first, math.prod(tensor.shape[:first]), math.prod(tensor.shape[first:])
+
+
+def winner_count(op: str, k: int, cols: int) -> None:
+    """Refuse a number of winners that is not 1 .. the length of a row."""
+    if not isinstance(k, Integral | torch.SymInt):
+        raise TypeError(f"fastadv::{op}: k must be an integer, got {k!r}")
+    if not 1 <= k <= cols:
+        raise ValueError(f"fastadv::{op}: k must be 1 .. {cols}, the length of a row, got {k}")

@@ -151,6 +151,20 @@ def _fake_random_in_ball(
     return torch.empty_like(x)
 
 
+def _fake_kwta(
+    x: Tensor, k: int, per: str = "sample", ties: str = "all", backward: str = "mask", winners: bool = True
+) -> tuple[Tensor, Tensor]:
+    _checks.samples("kwta", "x", x)
+    _, rows, cols = _checks.winner_rows("kwta", "x", x, per, ties)
+    _checks.winner_count("kwta", k, cols)
+    words = (rows, (cols + 31) // 32) if winners else (0, 0)
+    return torch.empty_like(x), x.new_empty(words, dtype=torch.int32)
+
+
+def _fake_kwta_backward(grad: Tensor, winners: Tensor, per: str = "sample", ties: str = "all") -> Tensor:
+    return torch.empty_like(grad)
+
+
 def _per_row(products: Tensor, like: Tensor) -> Tensor:
     """Sum of each sample, shaped like `like`, which is [] or [B], and on its device."""
     sums = products.flatten(1).sum(1)
@@ -208,22 +222,52 @@ def _steepest_backward(ctx: Any, upstream: Tensor) -> tuple[Tensor, None]:
     return ((upstream - along) / length).to(grad.dtype), None
 
 
+def _kwta_setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+    _, _, ctx.per, ctx.ties, ctx.rule, has_winners = inputs
+    y, winners = output
+    ctx.strides = y.stride()
+    if ctx.rule == "mask":
+        if not has_winners:
+            raise RuntimeError("fastadv::kwta: backward='mask' needs winners=True where x requires grad")
+        ctx.save_for_backward(winners)
+
+
+def _kwta_backward(ctx: Any, grad: Tensor, _: None) -> tuple[Tensor, None, None, None, None, None]:
+    """The gradient of the winners: the mask is a constant wherever k-WTA has a derivative."""
+    if ctx.rule == "mask":
+        if grad.stride() != ctx.strides:  # the bits are in the output's memory order
+            grad = torch.empty_strided(grad.shape, ctx.strides, dtype=grad.dtype, device=grad.device).copy_(
+                grad
+            )
+        grad = torch.ops.fastadv.kwta_backward.default(grad, *ctx.saved_tensors, ctx.per, ctx.ties)
+    return grad, None, None, None, None, None
+
+
+def _refuse_double_backward(ctx: Any, grad: Tensor) -> None:
+    raise RuntimeError(_checks.NO_DOUBLE_BACKWARD)
+
+
 def _register() -> torch.library.Library:
     """Fake kernels and autograd rules of every operator; the registrations live as long as the result."""
     library = torch.library.Library("fastadv", "IMPL")
-    fakes: dict[str, Callable[..., Tensor | None]] = {
+    fakes: dict[str, Callable[..., Any]] = {
         "pgd_step": partial(_fake_step, "pgd_step"),
         "pgd_step_": lambda *args, **kwargs: (_fake_step("pgd_step_", *args, **kwargs), None)[1],
         "project": _fake_project,
         "steepest": _fake_steepest,
         "random_in_ball": _fake_random_in_ball,
+        "kwta": _fake_kwta,
+        "kwta_backward": _fake_kwta_backward,
     }
     for op, fake in fakes.items():
         torch.library.register_fake(f"fastadv::{op}", fake, lib=library)
-    for op, backward, setup in (
+    rules: tuple[tuple[str, Callable[..., Any], Callable[..., None] | None], ...] = (
         ("project", _project_backward, _project_setup),
         ("steepest", _steepest_backward, _steepest_setup),
-    ):
+        ("kwta", _kwta_backward, _kwta_setup),
+        ("kwta_backward", _refuse_double_backward, None),
+    )
+    for op, backward, setup in rules:
         torch.library.register_autograd(f"fastadv::{op}", backward, setup_context=setup, lib=library)
     # An update of an attack is a constant to autograd, like the index of a maximum: an attack is not
     # differentiated through. Falling through costs nothing, and the result does not require grad.

@@ -1,4 +1,4 @@
-// What a kernel is given: flat arrays of rows * cols elements, one sample a row.
+// What a kernel is given: flat arrays of rows * cols elements, as a rule one sample a row.
 #pragma once
 
 #include "philox.cuh"
@@ -42,6 +42,31 @@ struct SteepestArgs {
   const T* grad;
   int64_t rows;
   int64_t cols;
+};
+
+/// A row is what competes for winners: a sample, a channel or a vector.
+template <class T>
+struct KwtaArgs {
+  T* out;
+  const T* x;
+  uint32_t* winners;  // null, or rows * words() words: bit i % 32 of word i / 32 says whether element i won
+  int64_t k;          // 1 .. cols
+  bool lowest_index;  // of equal elements the first ones win, so that there are k winners; else all of them
+  int64_t rows;
+  int64_t cols;  // below 2^31
+
+  FASTADV_HD int64_t words() const { return (cols + 31) / 32; }
+};
+
+template <class T>
+struct KwtaBackwardArgs {
+  T* out;
+  const T* grad;
+  const uint32_t* winners;
+  int64_t rows;
+  int64_t cols;
+
+  FASTADV_HD int64_t words() const { return (cols + 31) / 32; }
 };
 
 template <class T, class C = Compute<T>>
