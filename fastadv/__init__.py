@@ -2,8 +2,21 @@
 
 __version__ = "0.1.0"
 
-from fastadv import models, ops
+from fastadv import defenses, models, ops
 from fastadv._library import backend, build_info
 from fastadv.attacks import FGSM, PGD, AttackResult, Autograd, StepDecay
+from fastadv.defenses import KWTA
 
-__all__ = ["FGSM", "PGD", "AttackResult", "Autograd", "StepDecay", "backend", "build_info", "models", "ops"]
+__all__ = [
+    "FGSM",
+    "KWTA",
+    "PGD",
+    "AttackResult",
+    "Autograd",
+    "StepDecay",
+    "backend",
+    "build_info",
+    "defenses",
+    "models",
+    "ops",
+]

@@ -8,13 +8,16 @@ from .labels import class_name, find_class, imagenet_classes
 from .mnist import mnist_lenet5
 from .registry import REGISTRY, load
 from .resnet import resnet50
+from .resnet_cifar import CifarResNet, cifar_resnet18
 
 __all__ = [
     "EXAMPLE_PACKAGES",
     "REGISTRY",
+    "CifarResNet",
     "Classifier",
     "ModelError",
     "Normalize",
+    "cifar_resnet18",
     "class_name",
     "efficientnet_lite0",
     "find_class",
