@@ -20,11 +20,9 @@ constexpr int kDigitBits = 11;
 constexpr int kBins = 1 << kDigitBits;
 constexpr int kCopies = 4;       // of the histogram: equal neighbours would wait for each other's increment
 constexpr int64_t kBlock = 256;  // keys at a time on their way to the histogram
-constexpr int64_t kShortRow = 256;    // rows up to here are ranked without a histogram
-constexpr int64_t kShortList = 1024;  // and so are lists of keys
-constexpr int64_t kWord = 32;         // elements that share a word of winners
-
-using Histogram = uint32_t[kCopies][kBins];
+constexpr int64_t kShortRow = 256;  // rows up to here are ranked without a histogram
+constexpr int64_t kShortList = 64;  // and so are lists of keys
+constexpr int64_t kWord = 32;       // elements that share a word of winners
 
 template <class T>
 struct CountTopDigits {
@@ -47,10 +45,14 @@ template <class T>
 struct Collect {
   FASTADV_HD static void run(const T* x, int64_t count, OrderKey<T> digit, OrderKey<T>* list,
                              OrderKey<T>* end) {
-    for (int64_t i = 0; i < count && list < end; ++i) {
-      const OrderKey<T> key = order_key(x[i]);
-      *list = key;  // overwritten by the next one unless it is counted
-      list += (key >> (kKeyBits<T> - kDigitBits)) == digit;
+    OrderKey<T> keys[kBlock];
+    for (int64_t i = 0; i < count; i += kBlock) {
+      const int64_t size = std::min(kBlock, count - i);
+      for (int64_t j = 0; j < size; ++j) keys[j] = order_key(x[i + j]);
+      for (int64_t j = 0; j < size && list < end; ++j) {
+        *list = keys[j];  // overwritten by the next one unless it is counted
+        list += (keys[j] >> (kKeyBits<T> - kDigitBits)) == digit;
+      }
     }
   }
 };
@@ -58,24 +60,25 @@ struct Collect {
 #if defined(__x86_64__)
 /// As Collect for 32-bit keys; no compiler finds this instruction by itself.
 template <class T>
-FASTADV_TARGET_AVX512 void collect_avx512(const T* x, int64_t count, uint32_t digit, uint32_t* list,
-                                          uint32_t* end) {
+FASTADV_TARGET_AVX512 void collect_avx512(const T* x, int64_t count, uint32_t digit, uint32_t* list) {
   constexpr int kWidth = 16;
   const __m512i wanted = _mm512_set1_epi32(static_cast<int>(digit));
-  int64_t i = 0;
-  for (; i + kWidth <= count; i += kWidth) {
-    uint32_t keys[kWidth];
-    for (int j = 0; j < kWidth; ++j) keys[j] = order_key(x[i + j]);
-    const __m512i lanes = _mm512_loadu_si512(keys);
-    const __mmask16 found =
-        _mm512_cmpeq_epi32_mask(_mm512_srli_epi32(lanes, kKeyBits<T> - kDigitBits), wanted);
-    // Compressed in a register: some machines take a hundred cycles to compress into memory.
-    const int size = __builtin_popcount(found);
-    const auto first = static_cast<__mmask16>((1u << size) - 1u);
-    _mm512_mask_storeu_epi32(list, first, _mm512_maskz_compress_epi32(found, lanes));
-    list += size;
+  uint32_t keys[kBlock];
+  for (int64_t i = 0; i < count; i += kBlock) {
+    const int64_t size = std::min(kBlock, count - i);
+    for (int64_t j = 0; j < size; ++j) keys[j] = order_key(x[i + j]);
+    for (int64_t j = 0; j < size; j += kWidth) {
+      const __m512i lanes = _mm512_loadu_si512(keys + j);
+      const __m512i digits = _mm512_srli_epi32(lanes, kKeyBits<T> - kDigitBits);
+      const auto left = static_cast<__mmask16>(size - j >= kWidth ? 0xffff : (1 << (size - j)) - 1);
+      const __mmask16 found = _mm512_mask_cmpeq_epi32_mask(left, digits, wanted);
+      // Compressed in a register: some machines take a hundred cycles to compress into memory.
+      const int found_count = __builtin_popcount(found);
+      const auto first = static_cast<__mmask16>((1u << found_count) - 1u);
+      _mm512_mask_storeu_epi32(list, first, _mm512_maskz_compress_epi32(found, lanes));
+      list += found_count;
+    }
   }
-  Collect<T>::run(x + i, count - i, digit, list, end);
 }
 #endif
 
@@ -84,7 +87,7 @@ template <class T>
 void collect(const T* x, int64_t count, OrderKey<T> digit, OrderKey<T>* list, OrderKey<T>* end) {
 #if defined(__x86_64__)
   if constexpr (sizeof(OrderKey<T>) == 4) {
-    if (simd_level() == Simd::avx512) return collect_avx512(x, count, digit, list, end);
+    if (simd_level() == Simd::avx512) return collect_avx512(x, count, digit, list);
   }
 #endif
   run_simd<Collect<T>>(x, count, digit, list, end);
@@ -101,24 +104,25 @@ FASTADV_HD uint32_t pack_bits(const uint8_t* flags) {
 template <class T>
 struct KeepSpan {
   FASTADV_HD static void run(T* out, uint32_t* words, const T* x, int64_t count, OrderKey<T> threshold) {
-    int64_t i = 0;
-    for (; i + kWord <= count; i += kWord) {
-      uint8_t won[kWord];
-      for (int64_t j = 0; j < kWord; ++j) won[j] = order_key(x[i + j]) >= threshold;
-      for (int64_t j = 0; j < kWord; ++j) out[i + j] = won[j] ? x[i + j] : T{};
-      if (words != nullptr) {
-        *words++ =
-            pack_bits(won) | pack_bits(won + 8) << 8 | pack_bits(won + 16) << 16 | pack_bits(won + 24) << 24;
+    using Bits = typename OrderOf<T>::Bits;
+    uint8_t won[kBlock];
+    for (int64_t i = 0; i < count; i += kBlock) {
+      const int64_t size = std::min(kBlock, count - i);
+      for (int64_t j = 0; j < size; ++j) won[j] = order_key(x[i + j]) >= threshold;
+#pragma GCC ivdep
+      for (int64_t j = 0; j < size; ++j) {
+        Bits bits;
+        std::memcpy(&bits, x + i + j, sizeof bits);
+        bits &= static_cast<Bits>(-static_cast<Bits>(won[j]));
+        std::memcpy(out + i + j, &bits, sizeof bits);
+      }
+      if (words == nullptr) continue;
+      for (int64_t j = size; j % kWord != 0; ++j) won[j] = 0;  // the last word may be unfinished
+      for (int64_t j = 0; j < size; j += kWord) {
+        *words++ = pack_bits(won + j) | pack_bits(won + j + 8) << 8 | pack_bits(won + j + 16) << 16 |
+                   pack_bits(won + j + 24) << 24;
       }
     }
-    if (i == count) return;
-    uint32_t word = 0;
-    for (int64_t j = 0; i + j < count; ++j) {
-      const bool wins = order_key(x[i + j]) >= threshold;
-      out[i + j] = wins ? x[i + j] : T{};
-      word |= uint32_t{wins} << j;
-    }
-    if (words != nullptr) *words = word;
   }
 };
 
@@ -140,23 +144,42 @@ struct Decision {
 };
 
 /// The bin that holds the k-th largest key; k becomes its rank inside the bin.
-int find_bin(const uint32_t (*bins)[kBins], int copies, int64_t& k) {
-  for (int bin = kBins - 1;; --bin) {
-    int64_t count = 0;
-    for (int copy = 0; copy < copies; ++copy) count += bins[copy][bin];
-    if (count >= k) return bin;
-    k -= count;
-  }
+template <int kCount>
+int find_bin(const uint32_t (*bins)[kCount], int64_t copies, int64_t& k) {
+  constexpr int kGroup = 32;  // bins skipped at a time
+  const auto count_of = [&](int first, int size) {
+    uint32_t count = 0;
+    for (int64_t copy = 0; copy < copies; ++copy) {
+      for (int bin = 0; bin < size; ++bin) count += bins[copy][first + bin];
+    }
+    return count;
+  };
+  const auto descend = [&](int from, int size) {
+    for (int first = from;; first -= size) {
+      const uint32_t count = count_of(first, size);
+      if (count >= k) return first;
+      k -= count;
+    }
+  };
+  return descend(descend(kCount - kGroup, kGroup) + kGroup - 1, 1);
 }
 
 /// Ranks a list of keys that differ in their low `bits` bits only, and shuffles it.
 template <class Key>
 Decision<Key> decide(Key* list, int64_t size, int64_t k, int bits) {
-  while (size > kShortList && bits > 0) {
-    const int width = std::min(bits, kDigitBits);
-    bits -= width;
-    const auto digit_of = [&](Key key) { return static_cast<uint32_t>(key >> bits) & ((1u << width) - 1u); };
-    uint32_t bins[1][kBins] = {};
+  constexpr int kListBits = 8;  // a histogram that costs little beside a short list
+  while (size > kShortList) {
+    Key low = list[0], high = list[0];
+    for (int64_t i = 1; i < size; ++i) {
+      low = std::min(low, list[i]);
+      high = std::max(high, list[i]);
+    }
+    if (low == high) return {low, k, size};  // the zeros behind a ReLU
+    const int shift = std::max(bits - kListBits, 0);
+    const auto digit_of = [&](Key key) {
+      return static_cast<uint32_t>(key >> shift) & ((1u << kListBits) - 1u);
+    };
+    uint32_t bins[1][1 << kListBits] = {};
     for (int64_t i = 0; i < size; ++i) ++bins[0][digit_of(list[i])];
     const auto digit = static_cast<uint32_t>(find_bin(bins, 1, k));
     int64_t kept = 0;
@@ -166,6 +189,7 @@ Decision<Key> decide(Key* list, int64_t size, int64_t k, int bits) {
       kept += digit_of(key) == digit;
     }
     size = kept;
+    bits = shift;
   }
   std::nth_element(list, list + (k - 1), list + size, std::greater<>());
   const Key threshold = list[k - 1];
@@ -239,7 +263,7 @@ class Row {
       run_simd<CountTopDigits<T>>(x_ + begin, size, work_.histogram(piece));
     });
     int64_t k = args_.k;
-    const int copies = static_cast<int>(work_.ties.size()) * kCopies;
+    const auto copies = static_cast<int64_t>(work_.ties.size()) * kCopies;
     const int digit = find_bin(work_.histogram(0), copies, k);
     // Where each piece's keys begin in the list.
     std::vector<int64_t> starts(work_.ties.size() + 1);
