@@ -4,15 +4,18 @@ __version__ = "0.1.0"
 
 from fastadv import defenses, models, ops
 from fastadv._library import backend, build_info
-from fastadv.attacks import FGSM, PGD, AttackResult, Autograd, StepDecay
+from fastadv.attacks import BPDA, EOT, FGSM, PGD, AttackResult, Autograd, Evolution, StepDecay
 from fastadv.defenses import KWTA
 
 __all__ = [
+    "BPDA",
+    "EOT",
     "FGSM",
     "KWTA",
     "PGD",
     "AttackResult",
     "Autograd",
+    "Evolution",
     "StepDecay",
     "backend",
     "build_info",

@@ -1,9 +1,25 @@
 """Attacks: frozen configurations that, called with a model and samples, return adversarial samples."""
 
+from fastadv.attacks import transforms
 from fastadv.attacks.attack import AttackResult
+from fastadv.attacks.bpda import BPDA
+from fastadv.attacks.eot import EOT
+from fastadv.attacks.evolution import Evolution
 from fastadv.attacks.fgsm import FGSM
-from fastadv.attacks.gradients import Autograd
+from fastadv.attacks.gradients import Autograd, Estimator
 from fastadv.attacks.pgd import PGD
-from fastadv.attacks.schedules import StepDecay
+from fastadv.attacks.schedules import StagedSamples, StepDecay
 
-__all__ = ["FGSM", "PGD", "AttackResult", "Autograd", "StepDecay"]
+__all__ = [
+    "BPDA",
+    "EOT",
+    "FGSM",
+    "PGD",
+    "AttackResult",
+    "Autograd",
+    "Estimator",
+    "Evolution",
+    "StagedSamples",
+    "StepDecay",
+    "transforms",
+]

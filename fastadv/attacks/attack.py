@@ -25,7 +25,8 @@ class AttackResult(NamedTuple):
         success: [B] bool: x_adv is misclassified (classified as the target).
         distance: [B] float64: the lp norm of x_adv - x, in the attack's norm.
         loss: [B] float: the attack's loss at x_adv.
-        queries: [B] int64: how often the model was evaluated on the sample.
+        queries: [B] int64: how often the model was evaluated on the sample, moved and transformed copies
+            included.
     """
 
     x_adv: Tensor
@@ -145,15 +146,15 @@ def _usable(tensor: Tensor) -> Tensor:
     return tensor.clone() if tensor.is_inference() else tensor
 
 
-def check_labels(attack: str, problem: Problem, whole: Problem, logits: Tensor) -> None:
-    """Check the first logits, and against them the labels of the whole batch.
+def check_labels(attack: str, rows: int, whole: Problem, logits: Tensor) -> None:
+    """Check the first logits, those of `rows` samples, and against them the labels of the whole batch.
 
     Raises:
         ValueError: logits not [B, K] with K >= 2 or not finite, or a label that is not a class.
     """
-    if logits.dim() != 2 or len(logits) != len(problem.x) or logits.shape[1] < 2:
+    if logits.dim() != 2 or len(logits) != rows or logits.shape[1] < 2:
         raise ValueError(
-            f"{attack}: model must return logits [{len(problem.x)}, K] with K >= 2, got {list(logits.shape)}"
+            f"{attack}: model must return logits [{rows}, K] with K >= 2, got {list(logits.shape)}"
         )
     if not logits.isfinite().all():
         raise ValueError(f"{attack}: model returned NaN or infinite logits for the samples it was given")

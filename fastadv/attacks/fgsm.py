@@ -2,7 +2,6 @@
 
 from dataclasses import dataclass, field
 
-import torch
 from torch import Tensor
 
 from fastadv import ops
@@ -25,4 +24,3 @@ class FGSM(PGD):
     rule: ops.Rule = field(default="steepest", init=False, repr=False)
     random_start: bool = field(default=False, init=False, repr=False)
     restarts: int = field(default=1, init=False, repr=False)
-    seed: int | torch.Generator = field(default=0, init=False, repr=False)

@@ -1,11 +1,14 @@
 """Where an attack's gradients come from: the values of its `gradient` field."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
 import torch
 from torch import Tensor
+
+from fastadv.attacks.randomness import Step
 
 Forward = Callable[[Tensor], Tensor]
 Objective = Callable[[Tensor], Tensor]
@@ -33,12 +36,45 @@ class Autograd:
         x = x.detach().requires_grad_()
         logits = model(x)
         values = objective(logits)
-        # The sum, not the mean: the gradient of a sample must not depend on how many others there are.
-        gradient = None
-        if values.requires_grad:
-            (gradient,) = torch.autograd.grad(values.sum(), x, allow_unused=True)
-        if gradient is None:
-            raise ValueError(
-                "model: no gradient reaches x; its output is detached or a layer is not differentiable"
-            )
-        return logits.detach(), values.detach(), gradient
+        return logits.detach(), values.detach(), backpropagated(values, x)
+
+
+class Estimator(ABC):
+    """Estimates slopes at x from evaluations elsewhere: of copies of x that were moved or transformed.
+
+    The attack itself evaluates the model on x, judges success and the best iterate by what it finds there,
+    and asks for a slope only for the samples that go on.
+    """
+
+    @abstractmethod
+    def estimate(self, model: Forward, x: Tensor, objective: Objective, step: Step) -> Tensor:
+        """The estimated gradient [B, ...] of the objective at x [B, ...], in any floating-point dtype.
+
+        Args:
+            model: [n * B, ...] -> logits [n * B, K] float. The rows are n copies of the batch, one after the
+                other; every row counts as a query of its sample.
+            x: [B, ...]; not to be changed in place.
+            objective: logits [n * B, K] of n copies of the batch -> [n * B], to be maximised.
+            step: which step of the attack this is, and the source of its random numbers.
+        """
+
+
+def backpropagated(values: Tensor, x: Tensor) -> Tensor:
+    """The gradient of the sum of `values` with respect to x; ValueError where there is none.
+
+    The sum, not the mean: the gradient of a sample must not depend on how many others there are.
+    """
+    gradient = None
+    if values.requires_grad:
+        (gradient,) = torch.autograd.grad(values.sum(), x, allow_unused=True)
+    if gradient is None:
+        raise ValueError(
+            "model: no gradient reaches x; its output is detached or a layer is not differentiable"
+        )
+    return gradient
+
+
+def chunks(draws: int, chunk: int | None) -> list[range]:
+    """0 .. draws - 1 in ranges of at most `chunk`; None is one range."""
+    size = chunk or draws
+    return [range(first, min(first + size, draws)) for first in range(0, draws, size)]

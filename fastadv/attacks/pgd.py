@@ -22,8 +22,9 @@ from fastadv.attacks.attack import (
     pose,
     undisturbed,
 )
-from fastadv.attacks.gradients import Autograd, Forward, Gradient
+from fastadv.attacks.gradients import Autograd, Estimator, Forward, Gradient
 from fastadv.attacks.losses import LOSSES, Loss
+from fastadv.attacks.randomness import Step, mix
 from fastadv.attacks.schedules import Schedule, StepDecay
 from fastadv.reference import round_within
 
@@ -43,7 +44,8 @@ class PGD:
             (step, steps) -> fraction of eps; None is `StepDecay()`.
         rule: "steepest" or "gradient"; see `fastadv.ops.pgd_step`.
         loss: "ce", "margin", "dlr", "logit_gap" or a callable; see `fastadv.attacks.losses`.
-        gradient: where gradients come from; see `fastadv.attacks.gradients`.
+        gradient: where gradients come from: `Autograd()`, `EOT`, `Evolution`, or your own `Gradient` or
+            `Estimator`; see `fastadv.attacks.gradients`.
         random_start: start uniformly in the ball rather than at x.
         restarts: how often to start, >= 1; from the second on always at random. Each sample keeps its best.
         bounds: (lower, upper) of every element of x, or None.
@@ -53,8 +55,8 @@ class PGD:
             iterate is evaluated too. A sample that is never solved gets its iterate of highest loss.
         autocast: run the model, and nothing else, under torch.autocast with this dtype.
         chunk: at most so many samples at a time; None is all.
-        seed: of random starts: an int in [0, 2^63) (every call draws the same), or a torch.Generator from
-            which each call draws a new one. The global generator is never touched.
+        seed: of random starts and estimated gradients: an int in [0, 2^63) (every call draws the same), or a
+            torch.Generator from which each call draws a new one. The global generator is never touched.
 
     Raises:
         ValueError: a field is out of range.
@@ -66,7 +68,7 @@ class PGD:
     step_size: float | Tensor | Schedule | None = None
     rule: ops.Rule = "steepest"
     loss: str | Loss = "ce"
-    gradient: Gradient = Autograd()
+    gradient: Gradient | Estimator = Autograd()
     random_start: bool = True
     restarts: int = 1
     bounds: Bounds = (0.0, 1.0)
@@ -83,7 +85,7 @@ class PGD:
             check_length(name, "step_size", self.step_size)
         if self.rule not in ("steepest", "gradient"):
             raise ValueError(f"{name}: rule must be 'steepest' or 'gradient', got {self.rule!r}")
-        if not callable(self.gradient):
+        if not callable(self.gradient) and not isinstance(self.gradient, Estimator):
             raise TypeError(f"{name}: gradient must be a Gradient such as Autograd(), got {self.gradient!r}")
         if not callable(self.loss) and self.loss not in LOSSES:
             raise ValueError(
@@ -199,7 +201,7 @@ class _Search:
     ) -> None:
         self.attack = attack
         self.name = type(attack).__name__
-        self.model = model
+        self.forward = model
         self.problem = problem
         self.whole = whole
         self.key = key
@@ -207,7 +209,7 @@ class _Search:
         self.loss: Loss = LOSSES[attack.loss] if isinstance(attack.loss, str) else attack.loss
         self.schedule = StepDecay() if attack.step_size is None else attack.step_size
         self.dtype = compute_dtype(problem.x.dtype)
-        self.evaluations = 0
+        self.queries = 0
         self.best = problem.x.to(self.dtype, copy=True)
         self.better: Tensor | None = None  # whose iterate is the best so far and not yet in `best`
         self.best_loss = torch.full((len(problem.x),), -math.inf, dtype=self.dtype, device=problem.x.device)
@@ -223,10 +225,7 @@ class _Search:
             for step in range(attack.steps):
                 if len(z) == 0:
                     break
-                logits, values, grad = attack.gradient(self.model, self.seen(z), self.objective)
-                rest = self.record(z, logits, values, moved=step > 0)
-                if rest is not None:
-                    z, grad = z[rest], grad[rest]
+                z, grad = self.slope(z, restart, step)
                 if len(z) > 0:
                     ops.pgd_step_(
                         z,
@@ -254,6 +253,21 @@ class _Search:
         self.hand_over(everyone, self.seen(self.best), self.best_loss, solved)
         report(attack.restarts * attack.steps)
 
+    def slope(self, z: Tensor, restart: int, step: int) -> tuple[Tensor, Tensor]:
+        """The iterates that go on from z, and the gradient at each."""
+        gradient = self.attack.gradient
+        if isinstance(gradient, Estimator):
+            logits, values = self.evaluate(self.seen(z))
+            rest = self.record(z, logits, values, moved=step > 0)
+            z = z if rest is None else z[rest]
+            if len(z) == 0:
+                return z, z
+            now = Step(step, self.attack.steps, mix(self.key, restart), self.problem.ids)
+            return z, gradient.estimate(self.model, self.seen(z), self.objective, now)
+        logits, values, grad = gradient(self.model, self.seen(z), self.objective)
+        rest = self.record(z, logits, values, moved=step > 0)
+        return (z, grad) if rest is None else (z[rest], grad[rest])
+
     def meet_clean_samples(self) -> None:
         """Predict labels that were not given, and let samples go that are solved as they are."""
         x = self.problem.x
@@ -262,7 +276,6 @@ class _Search:
             return
         with torch.no_grad():
             logits = self.model(x.clone())  # the user's memory is never in a model's reach
-            check_labels(self.name, self.problem, self.whole, logits)
             if self.problem.y is None:
                 self.problem.y = logits.argmax(1)
             self.record(x, logits, self.objective(logits), moved=False)
@@ -296,13 +309,23 @@ class _Search:
         x = self.problem.x.to(z.dtype)
         return round_within(z, x, (z - x).abs(), self.problem.x.dtype)
 
+    def model(self, x: Tensor) -> Tensor:
+        """Logits of copies of the samples in work, every row a query."""
+        logits = self.forward(x)
+        if self.queries == 0:
+            check_labels(self.name, len(x), self.whole, logits)
+        self.queries += -(-len(x) // len(self.problem.x))
+        return logits
+
     def objective(self, logits: Tensor) -> Tensor:
-        """[B] values to be maximised."""
-        if self.evaluations == 0:
-            check_labels(self.name, self.problem, self.whole, logits)
-        assert self.problem.y is not None
-        values = self.loss(logits, self.problem.y, self.problem.target)
-        if values.shape != self.problem.y.shape:
+        """One value to be maximised for each row of the samples' logits, or of copies of them in sequence."""
+        y, target = self.problem.y, self.problem.target
+        assert y is not None
+        if len(logits) > len(y):
+            copies = len(logits) // len(y)
+            y, target = y.repeat(copies), None if target is None else target.repeat(copies)
+        values = self.loss(logits, y, target)
+        if values.shape != y.shape:
             raise ValueError(
                 f"{self.name}: loss must return one value per sample, [{len(logits)}], "
                 f"got {list(values.shape)}"
@@ -320,7 +343,6 @@ class _Search:
 
         A start is no iterate: only `moved` points compete for the highest loss.
         """
-        self.evaluations += 1
         values = values.to(self.dtype)
         rest = None
         if self.attack.early_stop:
@@ -345,7 +367,7 @@ class _Search:
         self.result.x_adv[rows] = x_adv
         self.result.loss[rows] = values
         self.result.success[rows] = success
-        self.result.queries[rows] = self.evaluations
+        self.result.queries[rows] = self.queries
 
 
 def per_row(flags: Tensor, like: Tensor) -> Tensor:

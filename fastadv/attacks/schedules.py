@@ -1,4 +1,4 @@
-"""Step sizes as a function of the step."""
+"""Step sizes and numbers of samples as a function of the step."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -40,3 +40,34 @@ class StepDecay:
         """The step size at `step` as a fraction of eps."""
         first = max(self.fraction, 2.5 / steps)
         return first if 3 * step < 2 * steps else first / 4
+
+
+SampleSchedule = Callable[[int, int], int]
+"""schedule(step, steps) -> evaluations of the model, for step in 0 .. steps - 1."""
+
+
+@dataclass(frozen=True)
+class StagedSamples:
+    """More samples as the attack goes on, for `Evolution`: cheap steps first, then exact ones.
+
+    The default is what broke k-WTA: 100 evaluations for each of the first 20 steps, 1,000 for the next 20
+    and 20,000 from then on (Tramèr, Carlini, Brendel, Madry, "On adaptive attacks to adversarial example
+    defenses", NeurIPS 2020; their code).
+
+    Args:
+        stages: (first step, evaluations per step), in order, the first of them (0, ...).
+    """
+
+    stages: tuple[tuple[int, int], ...] = ((0, 100), (20, 1_000), (40, 20_000))
+
+    def __post_init__(self) -> None:
+        """Refuse stages out of order."""
+        starts = [start for start, _ in self.stages]
+        if starts[:1] != [0] or starts != sorted(set(starts)):
+            raise ValueError(
+                f"StagedSamples: stages must start at step 0 and at increasing steps, got {self.stages}"
+            )
+
+    def __call__(self, step: int, steps: int) -> int:
+        """The evaluations at `step`."""
+        return [samples for start, samples in self.stages if start <= step][-1]
