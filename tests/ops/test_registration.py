@@ -35,6 +35,15 @@ def calls(dtype, device, norm, requires_grad=False):
     yield library.steepest, (grad, norm)
     yield library.random_in_ball, (x, each, norm, 0.0, 1.0, seed, ids)
     yield library.random_in_ball, (x.transpose(0, 1), scalar, norm, 0.0, 1.0, seed)
+    yield library.kwta, (grad, 7)
+    yield library.kwta, (grad.to(memory_format=last), 7, "sample", "lowest_index", "straight_through", False)
+    yield library.kwta, (grad.transpose(1, 2), 3, "channel")
+    words = torch.arange(12, dtype=torch.int32, device=device).view(3, 4)
+    yield library.kwta_backward, (grad.to(memory_format=last), words)
+    yield (
+        library.kwta_backward,
+        (grad, torch.arange(60, dtype=torch.int32, device=device).view(60, 1), "last"),
+    )
 
 
 @pytest.mark.parametrize("norm", NORMS)
@@ -65,8 +74,10 @@ def test_fake_cuda_tensors_give_the_real_shapes_and_strides_without_a_gpu(norm):
         if real is None:
             assert out is None
             continue
-        assert out.device.type == "cuda"
-        assert (out.shape, out.stride(), out.dtype) == (real.shape, real.stride(), real.dtype)
+        pairs = [(out, real)] if isinstance(real, torch.Tensor) else zip(out, real, strict=True)
+        for fake, true in pairs:
+            assert fake.device.type == "cuda"
+            assert (fake.shape, fake.stride(), fake.dtype) == (true.shape, true.stride(), true.dtype)
 
 
 def test_an_attacks_update_is_a_constant_to_autograd(device):
