@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from fastadv._checks import compute_dtype
-from fastadv.attacks.gradients import Estimator, Forward, Objective, backpropagated, chunks
+from fastadv.attacks.gradients import Estimator, Forward, Objective, add_in_order, backpropagated, chunks
 from fastadv.attacks.randomness import Randomness, Step
 
 
@@ -40,9 +40,9 @@ class EOT(Estimator):
         draws: per step, >= 1.
         average: "loss" is the mean of the loss over draws (the published attack), "logits" the loss of the
             mean logits. They differ by Jensen's inequality, most where draws disagree.
-        chunk: at most so many draws in one forward; None is all. Sums differ by rounding only. With
-            "logits" and more than one chunk the mean logits are computed first, without gradients, which
-            costs `draws` evaluations more.
+        chunk: at most so many draws in one forward; None is all. It changes no result, bit for bit, if it
+            changes no bits of the model's and the model is not random. With "logits" and more than one chunk
+            the mean logits are computed first, without gradients: `draws` queries more per step.
 
     Raises:
         TypeError: transform is not callable.
@@ -71,8 +71,8 @@ class EOT(Estimator):
         slope = None
         if self.average == "logits" and len(parts) > 1:
             with torch.no_grad():
-                sums = [self._logits(model, _copies(x, part), len(x), step, part).sum(0) for part in parts]
-                slope = _slope(objective, torch.stack(sums).sum(0) / self.draws)
+                answers = [self._logits(model, _copies(x, part), len(x), step, part) for part in parts]
+            slope = _slope(objective, torch.cat(answers))
         total = torch.zeros_like(x, dtype=compute_dtype(x.dtype))
         for part in parts:
             copies = _copies(x, part).requires_grad_()
@@ -81,10 +81,10 @@ class EOT(Estimator):
                 values = objective(logits.flatten(0, 1))
             else:
                 # The gradient of L(mean of z_d) is that of the sum over d of <L'(mean), z_d>, over draws.
-                slope = _slope(objective, logits.mean(0)) if slope is None else slope
+                slope = _slope(objective, logits) if slope is None else slope
                 values = logits * slope
             gradient = backpropagated(values, copies)
-            total += gradient.unflatten(0, (len(part), len(x))).sum(0, dtype=total.dtype)
+            add_in_order(total, gradient.unflatten(0, (len(part), len(x))))
         return total.div_(self.draws)
 
     def _logits(self, model: Forward, copies: Tensor, samples: int, step: Step, part: range) -> Tensor:
@@ -106,10 +106,11 @@ def _copies(x: Tensor, part: range) -> Tensor:
 
 
 def _slope(objective: Objective, logits: Tensor) -> Tensor:
-    """The derivative of the objective in the logits [B, K]."""
-    with torch.enable_grad():
-        logits = logits.detach().requires_grad_()
-        return backpropagated(objective(logits), logits)
+    """The derivative [B, K] of the objective at the mean of logits [draws, B, K]."""
+    mean = torch.zeros_like(logits[0])
+    add_in_order(mean, logits.detach())
+    mean.div_(len(logits)).requires_grad_()
+    return backpropagated(objective(mean), mean)
 
 
 def _required_arguments(function: Callable[..., Tensor]) -> int:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from fastadv._checks import compute_dtype
-from fastadv.attacks.gradients import Estimator, Forward, Objective, chunks
+from fastadv.attacks.gradients import Estimator, Forward, Objective, add_in_order, chunks
 from fastadv.attacks.randomness import Step
 from fastadv.attacks.schedules import SampleSchedule
 
@@ -34,8 +34,7 @@ class Evolution(Estimator):
             (step, steps) -> evaluations such as `StagedSamples()`.
         antithetic: evaluate in pairs, x + sigma u and x - sigma u: all that is even about the loss cancels.
         chunk: at most so many noisy copies of each sample in one forward, at least 2 if antithetic; None is
-            all. Sums differ by rounding only. It counts copies, not rows, so that a sample's result does
-            not depend on its batch.
+            all. It changes no result, bit for bit, if it changes no bits of the model's.
 
     Raises:
         ValueError: a field is out of range.
@@ -75,7 +74,7 @@ class Evolution(Estimator):
                 copies = torch.cat([(centre + sign * self.sigma * noise).to(x.dtype) for sign in signs])
                 values = objective(model(copies.flatten(0, 1))).unflatten(0, (len(signs), *noise.shape[:2]))
                 weights = values[0] - values[1] if self.antithetic else values[0]
-                total += noise.mul_(weights.reshape(*noise.shape[:2], *[1] * (x.dim() - 1))).sum(0)
+                add_in_order(total, noise.mul_(weights.reshape(*noise.shape[:2], *[1] * (x.dim() - 1))))
         return total.div_(samples * self.sigma)
 
     def _check_samples(self, samples: int) -> None:

@@ -74,6 +74,16 @@ def backpropagated(values: Tensor, x: Tensor) -> Tensor:
     return gradient
 
 
+def add_in_order(total: Tensor, terms: Tensor) -> None:
+    """Add terms [n, *total.shape] to `total` in place, one after the other.
+
+    The order in which torch sums over a dimension depends on the size of the others. This does not: the
+    bits of a sample's sum are the same in any batch, and however the terms are cut into chunks.
+    """
+    for term in terms:
+        total += term
+
+
 def chunks(draws: int, chunk: int | None) -> list[range]:
     """0 .. draws - 1 in ranges of at most `chunk`; None is one range."""
     size = chunk or draws

@@ -7,8 +7,9 @@ from functools import partial
 import pytest
 import torch
 
-from fastadv import FGSM, PGD
+from fastadv import EOT, FGSM, PGD, Evolution
 from fastadv.attacks.losses import LOSSES
+from fastadv.attacks.transforms import Noise
 from tests.attacks.nets import BatchInvariant, Norms, Recorder, samples
 
 ATTACKS = {
@@ -19,6 +20,23 @@ ATTACKS = {
     "pgd-restarts": partial(PGD, eps=0.07, steps=3, restarts=3, loss="margin"),
     "pgd-clean-start": partial(PGD, eps=0.1, steps=5, step_size=0.03, random_start=False, loss="dlr"),
     "pgd-raw-gradient": partial(PGD, eps=0.5, norm=2, steps=5, step_size=0.05, rule="gradient"),
+    "pgd-eot": partial(PGD, eps=0.1, steps=5, gradient=EOT(Noise(0.05), 3)),
+    "pgd-eot-logits": partial(
+        PGD, eps=0.5, norm=2, steps=3, restarts=2, gradient=EOT(Noise(0.1, "uniform"), 4, "logits", chunk=2)
+    ),
+    "fgsm-eot": partial(FGSM, eps=0.15, loss="margin", gradient=EOT(None, 2, chunk=2)),
+    "pgd-evolution": partial(PGD, eps=0.1, steps=5, gradient=Evolution(0.03, 40, chunk=16)),
+    "pgd-evolution-raw": partial(
+        PGD,
+        eps=0.5,
+        norm=2,
+        steps=4,
+        step_size=0.05,
+        rule="gradient",
+        random_start=False,
+        gradient=Evolution(0.1, lambda step, steps: 30 + step, antithetic=False),
+    ),
+    "fgsm-evolution": partial(FGSM, eps=0.2, gradient=Evolution(0.01, 60)),
 }
 pytestmark = pytest.mark.parametrize("make", ATTACKS.values(), ids=ATTACKS.keys())
 
@@ -33,6 +51,11 @@ def setting(batch=12, dtype=torch.float32, device="cpu"):
         y = model(x).argmax(1)
     y[::3] = (y[::3] + 1) % 5
     return model, x, y
+
+
+def of_x_itself(inputs, batch):
+    """The evaluations that are not of several copies of the samples, as those of estimated gradients are."""
+    return [seen for seen in inputs if len(seen) == batch]
 
 
 def norm_of(delta, norm):
@@ -83,9 +106,12 @@ def test_2_with_early_stop_the_first_success_comes_back_and_the_sample_leaves(ma
     for i in attacked.nonzero().flatten().tolist():
         recorder = Recorder(model)
         attack.run(recorder, x[i : i + 1], y[i : i + 1], ids=torch.tensor([i]))
-        succeeds = [bool(model(seen).argmax(1) != y[i]) for seen in recorder.inputs]
-        assert succeeds.index(True) == len(succeeds) - 1 == result.queries[i] - 1
-        assert torch.equal(recorder.inputs[-1][0], result.x_adv[i])
+        iterates = of_x_itself(recorder.inputs, 1)
+        succeeds = [bool(model(seen).argmax(1) != y[i]) for seen in iterates]
+        assert succeeds.index(True) == len(succeeds) - 1
+        assert result.queries[i] == sum(len(seen) for seen in recorder.inputs)
+        assert recorder.inputs[-1] is iterates[-1]
+        assert torch.equal(iterates[-1][0], result.x_adv[i])
 
 
 def test_2_without_early_stop_the_iterate_of_highest_loss_comes_back_the_last_included(make):
@@ -94,9 +120,10 @@ def test_2_without_early_stop_the_iterate_of_highest_loss_comes_back_the_last_in
     recorder = Recorder(model)
     result = attack.run(recorder, x, y)
     steps, restarts = getattr(attack, "steps", 1), getattr(attack, "restarts", 1)
-    assert len(recorder.inputs) == restarts * (steps + 1)
-    assert (result.queries == len(recorder.inputs)).all()
-    moved = [seen for number, seen in enumerate(recorder.inputs) if number % (steps + 1) > 0]
+    iterates = of_x_itself(recorder.inputs, len(x))
+    assert len(iterates) == restarts * (steps + 1)
+    assert (result.queries * len(x) == sum(len(seen) for seen in recorder.inputs)).all()
+    moved = [seen for number, seen in enumerate(iterates) if number % (steps + 1) > 0]
     losses = torch.stack([value_of(attack, model(seen), y) for seen in moved])
     best = losses.argmax(0)
     expected = torch.stack([moved[best[i]][i] for i in range(len(x))])
@@ -284,7 +311,6 @@ REFUSED = [
     ({"model": lambda x: x.sum(1)}, ValueError, r"model must return logits \[2, K\] with K >= 2, got \[2\]"),
     ({"model": lambda x: (x, x)}, TypeError, r"model must return a tensor of logits \[B, K\], got tuple"),
     ({"model": lambda x: x / 0}, ValueError, "model returned NaN or infinite logits"),
-    ({"model": lambda x: x.detach()}, ValueError, "no gradient reaches x"),
 ]
 
 
@@ -294,10 +320,18 @@ def test_bad_arguments_are_refused_in_one_line_naming_the_attack(make, replaced,
     arguments = {"model": BatchInvariant(3), "x": samples(2, 3), "y": torch.tensor([0, 1])} | replaced
     if "model" in replaced:  # these models have three classes; the samples are theirs and not yet solved
         arguments["y"] = arguments["x"].argmax(1)
-    prefix = "" if "gradient" in message else f"{type(attack).__name__}: "
-    with pytest.raises(error, match=f"^{prefix}.*{message}") as raised:
+    with pytest.raises(error, match=f"^{type(attack).__name__}: .*{message}") as raised:
         attack.run(**arguments)
     assert "\n" not in str(raised.value)
+
+
+def test_a_model_that_lets_no_gradient_through_is_refused_unless_gradients_come_from_evaluations(make):
+    attack, x = make(), samples(6, 3)
+    if isinstance(attack.gradient, Evolution):
+        assert attack.run(lambda x: x.detach(), x, x.argmax(1)).success.any()
+    else:
+        with pytest.raises(ValueError, match=r"^model: no gradient reaches x"):
+            attack.run(lambda x: x.detach(), x, x.argmax(1))
 
 
 @pytest.mark.parametrize(
