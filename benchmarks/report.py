@@ -36,6 +36,13 @@ TARGETS = [
     # At most 0.92 and 0.35 of its time.
     Target("PGD-40 tiny CNN", "torchattacks", 1 / 0.92),
     Target("PGD-40 LeNet5 early stop", "torchattacks", 1 / 0.35),
+    *(
+        Target(f"kwta {cols} fp32 normal", contender, 5.0)
+        for cols in (8192, 16384, 32768, 65536)
+        for contender in ("topk + scatter", "topk + compare", "kthvalue + compare")
+    ),
+    # At most 1.10 of its time.
+    Target("k-WTA ResNet-18 training step", "relu", 1 / 1.10),
 ]
 
 
