@@ -59,6 +59,14 @@ def test_no_gradient_reaches_the_parameters_of_layer_or_substitute_but_those_bef
     assert torch.equal(before.weight.grad, expected)
 
 
+def test_the_layer_runs_without_gradients():
+    def layer(x):
+        assert not torch.is_grad_enabled()
+        return x.round()
+
+    assert BPDA(layer)(samples(2, 4).requires_grad_()).requires_grad
+
+
 def test_the_substitute_does_not_run_in_the_forward_pass():
     def substitute(x):
         raise AssertionError("run")

@@ -198,17 +198,18 @@ def test_a_sample_meets_the_same_draws_in_any_batch(transform):
     assert len(expected.flatten(0, 1).unique(dim=0)) > 2
 
 
-def test_restarts_and_steps_draw_anew():
+def test_seeds_restarts_and_steps_draw_anew():
     def model(x):
         seen.append(x.detach().clone())
         return torch.cat((0 * x[:, :1], 1 + 0 * x[:, :1]), 1)  # no slope: the iterates stay where they are
 
     seen = []
     x, y = samples(3, 20), torch.tensor([1, 1, 1])
-    PGD(eps=0.0, steps=2, restarts=2, gradient=EOT(Noise(0.1), 2), seed=5)(model, x, y)
+    for seed in (5, 6):
+        PGD(eps=0.0, steps=2, restarts=2, gradient=EOT(Noise(0.1), 2), seed=seed)(model, x, y)
     drawn = torch.cat([rows for rows in seen if len(rows) == 6])
-    assert len(drawn) == 24
-    assert len(drawn.unique(dim=0)) == 24
+    assert len(drawn) == 48
+    assert len(drawn.unique(dim=0)) == 48
 
 
 def test_a_transform_of_one_argument_gets_x_alone():

@@ -270,6 +270,17 @@ def test_the_model_need_not_be_a_module():
     assert result.success.any()
 
 
+def test_a_gradient_may_be_any_callable_of_model_x_and_objective():
+    def doubled(model, x, objective):
+        logits, values, gradient = Autograd()(model, x, objective)
+        return logits, values, 2 * gradient
+
+    model, x = BatchInvariant(20), samples(6, 20)
+    settings = {"eps": 0.1, "rule": "gradient", "step_size": 0.02, "random_start": False}
+    mine = PGD(**settings, gradient=doubled)(model, x)
+    assert torch.equal(mine, PGD(**settings | {"step_size": 0.04})(model, x))
+
+
 def test_attacks_compare_and_print_as_values():
     assert PGD(eps=0.1) == PGD(eps=0.1, gradient=Autograd())
     assert PGD(eps=0.1) != PGD(eps=0.2)
