@@ -20,24 +20,37 @@ struct Philox4 {
   uint32_t word[4];
 };
 
+constexpr int kPhiloxRounds = 10;
+
+/// One round, after which both keys go on by kWeyl0 and kWeyl1.
+FASTADV_HD Philox4 philox_round(Philox4 counter, uint32_t key0, uint32_t key1) {
+  const uint64_t product0 = uint64_t{0xD2511F53u} * counter.word[0];
+  const uint64_t product1 = uint64_t{0xCD9E8D57u} * counter.word[2];
+  return {{static_cast<uint32_t>(product1 >> 32) ^ counter.word[1] ^ key0, static_cast<uint32_t>(product1),
+           static_cast<uint32_t>(product0 >> 32) ^ counter.word[3] ^ key1, static_cast<uint32_t>(product0)}};
+}
+constexpr uint32_t kWeyl0 = 0x9E3779B9u;
+constexpr uint32_t kWeyl1 = 0xBB67AE85u;
+
 FASTADV_HD Philox4 philox(Philox4 counter, uint32_t key0, uint32_t key1) {
-  for (int round = 0; round < 10; ++round) {
-    const uint64_t product0 = uint64_t{0xD2511F53u} * counter.word[0];
-    const uint64_t product1 = uint64_t{0xCD9E8D57u} * counter.word[2];
-    counter = {
-        {static_cast<uint32_t>(product1 >> 32) ^ counter.word[1] ^ key0, static_cast<uint32_t>(product1),
-         static_cast<uint32_t>(product0 >> 32) ^ counter.word[3] ^ key1, static_cast<uint32_t>(product0)}};
-    key0 += 0x9E3779B9u;
-    key1 += 0xBB67AE85u;
+  for (int round = 0; round < kPhiloxRounds; ++round) {
+    counter = philox_round(counter, key0, key1);
+    key0 += kWeyl0;
+    key1 += kWeyl1;
   }
   return counter;
 }
 
+/// The counter of elements 4 * block .. 4 * block + 3 of sample `id`.
+FASTADV_HD Philox4 counter_of(Seed seed, int64_t id, uint32_t block) {
+  const uint64_t sample = static_cast<uint64_t>(id);
+  return {{block, static_cast<uint32_t>(sample), static_cast<uint32_t>(sample >> 32), seed.offset}};
+}
+
 /// Four random words for elements 4 * block .. 4 * block + 3 of sample `id`.
 FASTADV_HD Philox4 random_words(Seed seed, int64_t id, uint32_t block) {
-  const uint64_t sample = static_cast<uint64_t>(id);
-  return philox({{block, static_cast<uint32_t>(sample), static_cast<uint32_t>(sample >> 32), seed.offset}},
-                static_cast<uint32_t>(seed.key), static_cast<uint32_t>(seed.key >> 32));
+  return philox(counter_of(seed, id, block), static_cast<uint32_t>(seed.key),
+                static_cast<uint32_t>(seed.key >> 32));
 }
 
 /// Uniform on the open interval (0, 1): odd multiples of 2^-24, exact in float.
