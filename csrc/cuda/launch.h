@@ -6,6 +6,9 @@
 #include <torch/csrc/stable/accelerator.h>
 #include <torch/csrc/stable/macros.h>
 
+#include <map>
+#include <mutex>
+
 #include "arguments.h"
 
 namespace fastadv {
@@ -35,5 +38,21 @@ class Scratch {
  private:
   Tensor memory_;
 };
+
+/// query() on the current device, number `device`, which is asked once for each kind of query.
+template <class Query>
+inline auto once_per_device(int device, const Query& query) {
+  static std::mutex mutex;
+  static std::map<int, decltype(query())> answers;
+  const std::lock_guard lock(mutex);
+  const auto known = answers.find(device);
+  return known != answers.end() ? known->second : answers.emplace(device, query()).first->second;
+}
+
+inline int64_t device_attribute(cudaDeviceAttr attribute, int device) {
+  int value = 0;
+  STD_CUDA_CHECK(cudaDeviceGetAttribute(&value, attribute, device));
+  return value;
+}
 
 }  // namespace fastadv

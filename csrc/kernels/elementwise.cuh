@@ -10,6 +10,8 @@
 
 namespace fastadv {
 
+constexpr int kWarp = 32;
+constexpr unsigned kFullWarp = 0xffffffffu;
 constexpr int kThreads = 256;
 constexpr int kBlocks = 4;  // per multiprocessor at least: 64 registers a thread, enough not to spill
 

@@ -10,6 +10,7 @@
 #define FASTADV_LAUNCH(kernel, grid, block, shared_bytes, stream, ...) \
   kernel<<<grid, block, shared_bytes, stream>>>(__VA_ARGS__)
 #define FASTADV_SHARED(T, name, count) __shared__ T name[count]
+#define FASTADV_DYNAMIC_SHARED(name) extern __shared__ __align__(16) unsigned char name[]
 #define FASTADV_HD __host__ __device__ __forceinline__
 #elif defined(FASTADV_EMULATE)
 #include "gpu_shim.h"

@@ -24,8 +24,6 @@
 
 namespace fastadv {
 
-constexpr int kWarp = 32;
-constexpr unsigned kFullWarp = 0xffffffffu;
 constexpr int64_t kWarpRow = 512;     // up to here a warp takes a sample, up to kBlockRow a block
 constexpr int64_t kBlockRow = 16384;  // beyond it several blocks do
 constexpr int64_t kChunk = 8192;      // elements per block of a long sample

@@ -1,10 +1,12 @@
 // The part of CUDA that the kernels use, for a C++ compiler: so that the device code itself is tested where
 // there is no GPU. scheduler.h says how its threads run.
 //
-// What this cannot show: weak memory ordering, time, bank conflicts, the last ulps of fast-math intrinsics;
-// and barriers across blocks (cooperative launches, clusters) do not work. What is not here does not compile.
+// What this cannot show: weak memory ordering, time, bank conflicts, the last ulps of fast-math intrinsics,
+// whether a cluster finds room on a device; and barriers of a whole grid (cooperative launches) do not work.
+// What is not here does not compile.
 #pragma once
 
+#include <bit>
 #include <cmath>
 #include <cstdint>
 #include <cstring>
@@ -21,13 +23,20 @@
 using cudaStream_t = void*;
 
 #define FASTADV_LAUNCH(kernel, grid, block, shared_bytes, stream, ...) \
-  (static_cast<void>(stream),                                          \
-   fastadv::emulation::launch(#kernel, grid, block, shared_bytes, [&] { (kernel)(__VA_ARGS__); }))
+  FASTADV_LAUNCH_CLUSTERS(kernel, 1, grid, block, shared_bytes, stream __VA_OPT__(, ) __VA_ARGS__)
+
+#define FASTADV_CLUSTERS
+#define FASTADV_LAUNCH_CLUSTERS(kernel, size, grid, block, shared_bytes, stream, ...)                     \
+  (static_cast<void>(stream), fastadv::emulation::launch({#kernel, reinterpret_cast<const void*>(kernel), \
+                                                          grid, block, shared_bytes, size},               \
+                                                         [&] { (kernel)(__VA_ARGS__); }))
 
 // The static is another one in each instantiation of a template, as the shared array is under nvcc.
 #define FASTADV_SHARED(T, name, count)      \
   static const char name##_declaration = 0; \
   T(&name)[count] = fastadv::emulation::shared_array<T[count]>(&name##_declaration)
+
+#define FASTADV_DYNAMIC_SHARED(name) unsigned char* name = fastadv::emulation::dynamic_shared_memory()
 
 namespace fastadv::emulation {
 
@@ -51,19 +60,23 @@ T shuffle(std::uint32_t mask, T value, unsigned source_lane, const Site& site) {
 template <class Array>
 Array& shared_array(const void* declaration) {
   static_assert(alignof(Array) <= __STDCPP_DEFAULT_NEW_ALIGNMENT__);
-  for (const SharedArray& array : shared_arrays)
+  std::vector<SharedArray>& arrays = running->block->shared_arrays;
+  for (const SharedArray& array : arrays)
     if (array.declaration == declaration) return *reinterpret_cast<Array*>(array.bytes.get());
-  auto bytes = std::make_unique_for_overwrite<std::byte[]>(sizeof(Array));
-  std::memset(bytes.get(), 0xff, sizeof(Array));
-  return *reinterpret_cast<Array*>(shared_arrays.emplace_back(declaration, std::move(bytes)).bytes.get());
+  return *reinterpret_cast<Array*>(arrays.emplace_back(declaration, sizeof(Array)).bytes.get());
+}
+
+inline unsigned char* dynamic_shared_memory() {
+  return reinterpret_cast<unsigned char*>(running->block->shared_arrays.front().bytes.get());
 }
 
 inline void __syncthreads(Site site = Site::current()) {
-  suspend(State::at_barrier, site);
+  wait_at_barrier(State::at_barrier, site);
 }
 
 inline void __syncwarp(unsigned mask = ~0u, Site site = Site::current()) {
-  warp_operation({Operation::sync, mask}, site);
+  running->request = {Operation::sync, mask};
+  wait_at_barrier(State::at_warp_operation, site);
 }
 
 inline unsigned __ballot_sync(unsigned mask, int vote, Site site = Site::current()) {
@@ -103,10 +116,57 @@ T __ldg(const T* address) {
   return *address;
 }
 
+inline void cudaMemsetAsync(void* memory, int value, std::size_t bytes, cudaStream_t) {
+  std::memset(memory, value, bytes);
+}
+
+inline int __popc(unsigned bits) {
+  return std::popcount(bits);
+}
+
 }  // namespace fastadv::emulation
+
+// What cluster.cuh declares for nvcc.
+namespace fastadv {
+
+inline unsigned cluster_size() {
+  return static_cast<unsigned>(emulation::cluster.size());
+}
+
+inline unsigned cluster_rank() {
+  return static_cast<unsigned>(emulation::running->block - emulation::cluster.data());
+}
+
+inline void cluster_sync(emulation::Site site = emulation::Site::current()) {
+  emulation::wait_at_barrier(emulation::State::at_cluster_barrier, site);
+}
+
+template <class T>
+T* cluster_map(T* mine, unsigned rank, emulation::Site site = emulation::Site::current()) {
+  const auto* address = reinterpret_cast<const std::byte*>(mine);
+  const emulation::Block& other = emulation::cluster.at(rank);
+  if (!other.started || other.has_left())
+    emulation::fail_in_kernel(
+        "reads the shared memory of a block that does not run, at " + emulation::to_string(site), site);
+  for (const emulation::SharedArray& array : emulation::running->block->shared_arrays) {
+    if (address < array.bytes.get() || address >= array.bytes.get() + array.size) continue;
+    for (const emulation::SharedArray& theirs : other.shared_arrays)
+      if (theirs.declaration == array.declaration)
+        return reinterpret_cast<T*>(theirs.bytes.get() + (address - array.bytes.get()));
+  }
+  emulation::fail_in_kernel("maps what is no shared memory, at " + emulation::to_string(site), site);
+}
+
+template <class Kernel>
+void allow_shared_bytes(Kernel* kernel, std::int64_t bytes) {
+  emulation::allowed_shared_bytes[reinterpret_cast<const void*>(kernel)] = static_cast<std::size_t>(bytes);
+}
+
+}  // namespace fastadv
 
 using fastadv::emulation::__ballot_sync;
 using fastadv::emulation::__ldg;
+using fastadv::emulation::__popc;
 using fastadv::emulation::__shfl_down_sync;
 using fastadv::emulation::__shfl_sync;
 using fastadv::emulation::__shfl_up_sync;
@@ -114,3 +174,4 @@ using fastadv::emulation::__shfl_xor_sync;
 using fastadv::emulation::__syncthreads;
 using fastadv::emulation::__syncwarp;
 using fastadv::emulation::atomicAdd;
+using fastadv::emulation::cudaMemsetAsync;

@@ -9,6 +9,7 @@
 #include <optional>
 #include <stdexcept>
 #include <string>
+#include <tuple>
 #include <variant>
 
 #include "launchers.h"
@@ -21,6 +22,11 @@ namespace {
 using Bools = py::array_t<bool, py::array::c_style>;
 using Int64s = py::array_t<int64_t, py::array::c_style>;
 using PerSample = std::variant<double, py::array>;  // a constant, or an array of shape [] or [rows]
+
+const std::map<std::string, std::pair<Dtype, char>> kDtypes = {{"float32", {Dtype::float32, 'f'}},
+                                                               {"float64", {Dtype::float64, 'd'}},
+                                                               {"float16", {Dtype::float16, 'H'}},
+                                                               {"bfloat16", {Dtype::bfloat16, 'H'}}};
 
 // The samples of one call: they all have the dtype and the shape of the first.
 class Samples {
@@ -52,15 +58,24 @@ class Samples {
   }
 
  private:
-  inline static const std::map<std::string, std::pair<Dtype, char>> kDtypes = {
-      {"float32", {Dtype::float32, 'f'}},
-      {"float64", {Dtype::float64, 'd'}},
-      {"float16", {Dtype::float16, 'H'}},
-      {"bfloat16", {Dtype::bfloat16, 'H'}}};
   Dtype dtype_;
   char format_;
   Shape shape_;
 };
+
+using Words = py::array_t<uint32_t, py::array::c_style>;
+
+void check_words(const Words& winners, Shape shape) {
+  if (winners.ndim() != 2 || winners.shape(0) != shape.rows || winners.shape(1) != (shape.cols + 31) / 32)
+    throw std::invalid_argument("expected uint32 winners of shape [rows, ceil(cols / 32)]");
+}
+
+// The limits of a device as (shared_bytes, multiprocessors, largest_cluster); those of an H200 by default.
+using Limits = std::tuple<int64_t, int64_t, int64_t>;
+constexpr auto kLimits = [] { return Limits(227 << 10, 132, 8); };
+DeviceLimits device(const Limits& limits) {
+  return {std::get<0>(limits), std::get<1>(limits), std::get<2>(limits)};
+}
 
 template <class T>
 const T* data_or_null(const std::optional<py::array_t<T, py::array::c_style>>& array) {
@@ -75,6 +90,8 @@ PYBIND11_MODULE(kernel_module, m) {
 
   m.def("set_order", &set_order, arg("order"), arg("seed") = 0);
   m.def("take_launched", &take_launched);
+  m.def("leave_out_barrier", &leave_out_barrier, arg("number"));
+  m.def("take_barriers", &take_barriers);
   m.def(
       "pgd_step",
       [](const std::string& dtype, double norm, py::array out, const py::array& x_adv, const py::array& x,
@@ -115,4 +132,32 @@ PYBIND11_MODULE(kernel_module, m) {
       },
       arg("dtype"), arg("norm"), arg("out"), arg("x"), arg("eps"), arg("seed"), arg("ids") = py::none(),
       arg("bounds") = infinite());
+  m.def(
+      "kwta",
+      [](const std::string& dtype, py::array out, const py::array& x, std::optional<Words> winners, int64_t k,
+         bool lowest_index, const std::string& tier, const Limits& limits) {
+        const Samples samples(dtype, out);
+        if (winners) check_words(*winners, samples.shape());
+        kwta(samples.dtype(), samples.write(out), samples.read(x),
+             winners ? winners->mutable_data() : nullptr, k, lowest_index, samples.shape(), tier,
+             device(limits));
+      },
+      arg("dtype"), arg("out"), arg("x"), arg("winners"), arg("k"), arg("lowest_index") = false,
+      arg("tier") = "", arg("limits") = kLimits());
+  m.def(
+      "kwta_plan",
+      [](const std::string& dtype, int64_t rows, int64_t cols, const std::string& tier,
+         const Limits& limits) {
+        return kwta_plan(kDtypes.at(dtype).first, {rows, cols}, tier, device(limits));
+      },
+      arg("dtype"), arg("rows"), arg("cols"), arg("tier") = "", arg("limits") = kLimits());
+  m.def(
+      "kwta_backward",
+      [](const std::string& dtype, py::array out, const py::array& grad, const Words& winners) {
+        const Samples samples(dtype, out);
+        check_words(winners, samples.shape());
+        kwta_backward(samples.dtype(), samples.write(out), samples.read(grad), winners.data(),
+                      samples.shape());
+      },
+      arg("dtype"), arg("out"), arg("grad"), arg("winners"));
 }

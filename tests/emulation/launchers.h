@@ -2,6 +2,8 @@
 #pragma once
 
 #include <cstdint>
+#include <string>
+#include <utility>
 
 enum class Dtype { float32, float64, float16, bfloat16 };
 
@@ -22,6 +24,13 @@ struct Bounds {
   double upper;
 };
 
+// fastadv::DeviceLimits, which the emulation may set as it likes.
+struct DeviceLimits {
+  int64_t shared_bytes;
+  int64_t multiprocessors;
+  int64_t largest_cluster;
+};
+
 void pgd_step(Dtype dtype, double norm, void* out, const void* x_adv, const void* x, const void* grad,
               Values eps, Values step_size, const bool* active, void* best, const bool* better, Bounds bounds,
               bool steepest, Shape shape);
@@ -29,3 +38,9 @@ void project(Dtype dtype, double norm, void* out, const void* delta, Values eps,
 void steepest(Dtype dtype, double norm, void* out, const void* grad, Shape shape);
 void random_in_ball(Dtype dtype, double norm, void* out, const void* x, Values eps, const int64_t* ids,
                     const int64_t* seed, Bounds bounds, Shape shape);
+// In the tier of this name, or where it is empty in the one that the limits lead to.
+void kwta(Dtype dtype, void* out, const void* x, uint32_t* winners, int64_t k, bool lowest_index, Shape shape,
+          const std::string& tier, const DeviceLimits& limits);
+std::pair<std::string, int> kwta_plan(Dtype dtype, Shape shape, const std::string& tier,
+                                      const DeviceLimits& limits);
+void kwta_backward(Dtype dtype, void* out, const void* grad, const uint32_t* winners, Shape shape);

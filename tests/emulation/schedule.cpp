@@ -16,6 +16,14 @@ std::vector<std::string> take_launched() {
   return std::exchange(fastadv::emulation::launched, {});
 }
 
+void leave_out_barrier(int number) {
+  fastadv::emulation::left_out_barrier = number;
+}
+
+int take_barriers() {
+  return std::exchange(fastadv::emulation::most_barriers, 0);
+}
+
 bool uses_ucontext() {
 #ifdef FASTADV_EMULATE_UCONTEXT
   return true;

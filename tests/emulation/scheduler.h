@@ -2,18 +2,21 @@
 //
 // Every CUDA thread of a block is a fiber: a function call with a stack of its own that can be put aside in
 // the middle. It runs until it must wait for others (__syncthreads, __syncwarp, a shuffle, a vote) and then
-// hands over to the scheduler. Blocks run one after another, on the one thread of the caller.
+// hands over to the scheduler. Clusters of blocks, of one block as a rule, run one after another, on the one
+// thread of the caller.
 //
 // The scheduler is there to make races show, not to be fair:
 //  * It runs each warp as far as it can possibly get before it looks at the next one. That is the largest
 //    skew between warps that the barriers allow, so a missing barrier, before a read or before a write, lets
-//    one warp see or destroy the unfinished work of another. Lanes of a warp are skewed in the same way.
+//    one warp see or destroy the unfinished work of another. Lanes of a warp and blocks of a cluster are
+//    skewed in the same way.
 //  * Which warp, lane and block goes first is the schedule's choice: forward, reverse, or shuffled anew each
 //    time. A race that happens to be harmless in one order is harmful in another; right code gives the same
 //    bits in all of them.
 //  * Shared memory is filled with 0xff at the start of every block (NaN in every floating-point format), so
-//    that reading what nobody has written yet cannot pass for a zero. It is heap memory, so that
-//    AddressSanitizer notices an index out of range.
+//    that reading what nobody has written yet cannot pass for a zero, and again when a block of a cluster
+//    leaves. It is heap memory, so that AddressSanitizer notices an index out of range.
+//  * It can leave out one barrier of a kernel, so that a test can see whether its absence would be noticed.
 //
 // A barrier that not every thread reaches, and a warp operation that waits for a lane that never comes, end
 // the launch with an EmulationError that names file and line.
@@ -25,6 +28,7 @@
 #include <cstdint>
 #include <cstring>
 #include <functional>
+#include <map>
 #include <memory>
 #include <numeric>
 #include <random>
@@ -59,7 +63,17 @@ constexpr std::size_t kStackBytes = (64 << 10) + 192;
 
 using Site = std::source_location;
 
-enum class State : std::uint8_t { runnable, at_barrier, at_warp_operation, finished };
+constexpr std::size_t kStaticSharedBytes = 48 << 10;  // what a block gets without asking
+constexpr std::size_t kSharedBytes = 227 << 10;       // and at most, as on sm_90
+
+enum class State : std::uint8_t {
+  runnable,
+  at_barrier,
+  at_cluster_barrier,
+  at_warp_operation,
+  failed,
+  finished
+};
 
 enum class Operation : std::uint8_t { sync, shuffle, ballot };
 
@@ -71,7 +85,10 @@ struct WarpRequest {
   unsigned source_lane = 0;
 };
 
+struct Block;
+
 struct Fiber {
+  Block* block;
   Context context;
   std::unique_ptr<char[]> stack;
   uint3 thread_index;
@@ -80,6 +97,7 @@ struct Fiber {
   Site site;  // where it waits
   WarpRequest request;
   std::uint64_t result;  // of its last warp operation
+  int barriers;          // that it has come to
 };
 
 struct EmulationError : std::runtime_error {
@@ -109,23 +127,60 @@ class Schedule {
 
 struct SharedArray {
   const void* declaration;
+  std::size_t size;
   std::unique_ptr<std::byte[]> bytes;
+
+  SharedArray(const void* declaration, std::size_t size)
+      : declaration(declaration), size(size), bytes(std::make_unique_for_overwrite<std::byte[]>(size)) {
+    poison();
+  }
+  void poison() { std::memset(bytes.get(), 0xff, size); }
+};
+
+struct Block {
+  uint3 index;
+  std::span<Fiber> fibers;
+  std::vector<SharedArray> shared_arrays;
+  bool started = false;
+
+  bool has_left() const {
+    return std::ranges::all_of(fibers, [](const Fiber& f) { return f.state == State::finished; });
+  }
 };
 
 inline Schedule schedule;
 inline std::vector<std::string> launched;  // kernels in the order of their launches, until a test clears it
+inline std::map<const void*, std::size_t> allowed_shared_bytes;  // of the kernels that asked for more
+inline int left_out_barrier = -1;  // every thread walks through its barrier of this number, from 0
+inline int most_barriers = 0;      // that a thread has come to, until a test clears it
 
-// The block that runs now.
+// The cluster that runs now.
 inline std::vector<Fiber> fibers;  // never shrunk: stacks are kept from block to block
-inline std::vector<SharedArray> shared_arrays;
+inline std::vector<Block> cluster;
 inline const std::function<void()>* kernel_body;
+inline std::string failure;  // of the running fiber
 inline Fiber* running;
 inline Context scheduler;
+
+inline const char dynamic_shared_declaration = 0;
 
 inline void suspend(State state, const Site& site) {
   running->state = state;
   running->site = site;
   Context::swap(running->context, scheduler);
+}
+
+inline void wait_at_barrier(State state, const Site& site) {
+  const int number = running->barriers++;
+  most_barriers = std::max(most_barriers, running->barriers);
+  if (number != left_out_barrier) suspend(state, site);
+}
+
+// Ends the launch from inside a kernel, through whose frames no exception can pass.
+[[noreturn]] inline void fail_in_kernel(const std::string& what, const Site& site) {
+  failure = what;
+  suspend(State::failed, site);
+  __builtin_trap();
 }
 
 [[noreturn]] inline void fiber_entry() noexcept {
@@ -159,7 +214,10 @@ inline std::string describe(const Fiber& fiber) {
 inline void resume(Fiber& fiber) {
   running = &fiber;
   threadIdx = fiber.thread_index;
+  blockIdx = fiber.block->index;
+  fiber.block->started = true;
   Context::swap(scheduler, fiber.context);
+  if (fiber.state == State::failed) fail("thread " + to_string(fiber.thread_index) + " " + failure);
 }
 
 inline bool wait_at_same_operation(const Fiber& a, const Fiber& b) {
@@ -229,68 +287,118 @@ inline void run_warp(std::span<Fiber> warp) {
        " waits for lanes that never come: " + describe(*missing_lane(fiber, warp)));
 }
 
-// Called when no warp can go on by itself. Opens the barrier if every thread left has come to it; false when
-// there is no thread left.
+// Called when no warp of the block can go on by itself. Opens the barrier if every thread left has come to
+// it; false when there is no thread left, or the block has to wait for others of its cluster.
 inline bool open_barrier(std::span<Fiber> block) {
   const Fiber* first = nullptr;
   for (const Fiber& fiber : block) {
     if (fiber.state == State::at_warp_operation) fail_stuck(fiber, block);
-    if (fiber.state != State::at_barrier) continue;
+    if (fiber.state == State::finished) continue;
     if (first == nullptr) first = &fiber;
     if (!same_site(first->site, fiber.site))
       fail("divergent __syncthreads: " + describe(*first) + ", but " + describe(fiber));
   }
+  if (first == nullptr || first->state == State::at_cluster_barrier) return false;
   for (Fiber& fiber : block)
     if (fiber.state == State::at_barrier) fiber.state = State::runnable;
+  return true;
+}
+
+// Called when no block can go on by itself. False when there is no block left.
+inline bool open_cluster_barrier() {
+  const Fiber* first = nullptr;
+  for (Block& block : cluster) {
+    for (Fiber& fiber : block.fibers) {
+      if (fiber.state == State::finished) continue;
+      if (first == nullptr) first = &fiber;
+      if (!same_site(first->site, fiber.site))
+        fail("divergent cluster barrier: " + describe(*first) + " of block " +
+             to_string(first->block->index) + ", but " + describe(fiber));
+      fiber.state = State::runnable;
+    }
+  }
   return first != nullptr;
 }
 
-inline void run_block() {
-  const unsigned threads = blockDim.x * blockDim.y * blockDim.z;
-  const std::span block = std::span(fibers).first(threads);
-  shared_arrays.clear();
-  for (unsigned i = 0; i < threads; ++i) {
-    Fiber& fiber = block[i];
+// Runs the block until it has left or waits for others of its cluster.
+inline void run_block(Block& block) {
+  const std::span threads = block.fibers;
+  std::vector<unsigned> warps((threads.size() + kWarpSize - 1) / kWarpSize);
+  do {
+    schedule.arrange(std::span(warps));
+    for (const unsigned warp : warps) {
+      const std::size_t first = warp * kWarpSize;
+      run_warp(threads.subspan(first, std::min<std::size_t>(kWarpSize, threads.size() - first)));
+    }
+  } while (open_barrier(threads));
+  if (block.has_left())
+    for (SharedArray& array : block.shared_arrays) array.poison();
+}
+
+inline void start_block(Block& block, std::size_t dynamic_shared_bytes) {
+  block.shared_arrays.emplace_back(&dynamic_shared_declaration, dynamic_shared_bytes);
+  for (unsigned i = 0; i < block.fibers.size(); ++i) {
+    Fiber& fiber = block.fibers[i];
+    fiber.block = &block;
     fiber.thread_index = {i % blockDim.x, i / blockDim.x % blockDim.y, i / (blockDim.x * blockDim.y)};
     fiber.lane = i % kWarpSize;
     fiber.state = State::runnable;
+    fiber.barriers = 0;
     // The last kernel's frames were left, not returned from, and AddressSanitizer still guards them.
     ASAN_UNPOISON_MEMORY_REGION(fiber.stack.get(), kStackBytes);
     fiber.context.prepare(fiber.stack.get(), kStackBytes, fiber_entry);
   }
-  std::vector<unsigned> warps((threads + kWarpSize - 1) / kWarpSize);
-  do {
-    schedule.arrange(std::span(warps));
-    for (const unsigned warp : warps) {
-      const unsigned first = warp * kWarpSize;
-      run_warp(block.subspan(first, std::min(kWarpSize, threads - first)));
-    }
-  } while (open_barrier(block));
 }
 
-inline void launch(const char* kernel, dim3 grid, dim3 block, std::size_t dynamic_shared_bytes,
-                   const std::function<void()>& body) {
-  launched.emplace_back(kernel);
-  if (dynamic_shared_bytes != 0)
-    throw EmulationError(std::string("dynamic shared memory is not emulated, and ") + kernel +
-                         " asks for it");
+inline void run_cluster() {
+  std::vector<unsigned> ranks(cluster.size());
+  do {
+    schedule.arrange(std::span(ranks));
+    for (const unsigned rank : ranks) run_block(cluster[rank]);
+  } while (open_cluster_barrier());
+}
+
+// What a kernel is launched with.
+struct Launch {
+  const char* name;
+  const void* kernel;
+  dim3 grid;
+  dim3 block;
+  std::size_t dynamic_shared_bytes;
+  unsigned cluster_size = 1;
+};
+
+inline void launch(const Launch& launch, const std::function<void()>& body) {
+  const dim3 grid = launch.grid, block = launch.block;
   const std::uint64_t threads = std::uint64_t{block.x} * block.y * block.z;
+  const auto allowed = allowed_shared_bytes.find(launch.kernel);
+  const std::size_t shared_limit =
+      allowed == allowed_shared_bytes.end() ? kStaticSharedBytes : std::min(allowed->second, kSharedBytes);
+  launched.emplace_back(launch.name);
   if (threads < 1 || threads > 1024 || block.z > 64 || grid.x < 1 || grid.x > 0x7fffffff || grid.y < 1 ||
-      grid.y > 65535 || grid.z < 1 || grid.z > 65535)
-    throw EmulationError(std::string("CUDA would refuse to launch ") + kernel + ": grid " +
+      grid.y > 65535 || grid.z < 1 || grid.z > 65535 || launch.dynamic_shared_bytes > shared_limit ||
+      launch.cluster_size > 8 || grid.x % launch.cluster_size != 0)
+    throw EmulationError(std::string("CUDA would refuse to launch ") + launch.name + ": grid " +
                          to_string({grid.x, grid.y, grid.z}) + ", block " +
-                         to_string({block.x, block.y, block.z}));
-  while (fibers.size() < threads)
+                         to_string({block.x, block.y, block.z}) + ", clusters of " +
+                         std::to_string(launch.cluster_size) + ", " +
+                         std::to_string(launch.dynamic_shared_bytes) + " bytes of shared memory");
+  while (fibers.size() < threads * launch.cluster_size)
     fibers.emplace_back().stack = std::make_unique_for_overwrite<char[]>(kStackBytes);
   kernel_body = &body;
   gridDim = grid;
   blockDim = block;
-  std::vector<std::uint64_t> blocks(std::uint64_t{grid.x} * grid.y * grid.z);
-  schedule.arrange(std::span(blocks));
-  for (const std::uint64_t i : blocks) {
-    const std::uint64_t row = i / grid.x;
-    blockIdx = {unsigned(i % grid.x), unsigned(row % grid.y), unsigned(row / grid.y)};
-    run_block();
+  std::vector<std::uint64_t> clusters(std::uint64_t{grid.x} * grid.y * grid.z / launch.cluster_size);
+  schedule.arrange(std::span(clusters));
+  for (const std::uint64_t i : clusters) {
+    cluster = std::vector<Block>(launch.cluster_size);
+    for (unsigned rank = 0; rank < launch.cluster_size; ++rank) {
+      const std::uint64_t number = i * launch.cluster_size + rank, row = number / grid.x;
+      cluster[rank].index = {unsigned(number % grid.x), unsigned(row % grid.y), unsigned(row / grid.y)};
+      cluster[rank].fibers = std::span(fibers).subspan(rank * threads, threads);
+      start_block(cluster[rank], launch.dynamic_shared_bytes);
+    }
+    run_cluster();
   }
 }
 

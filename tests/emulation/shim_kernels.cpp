@@ -56,6 +56,33 @@ __global__ void warp_primitives_kernel(const int32_t* x, int32_t* out, int32_t* 
   mine[5] = *count;
 }
 
+// Every block writes its number to its shared memory and reads that of the next one in its cluster.
+template <ClusterBug bug>
+__global__ void neighbours_kernel(int32_t* out) {
+  FASTADV_DYNAMIC_SHARED(shared);
+  auto* mine = reinterpret_cast<int32_t*>(shared) + threadIdx.x;
+  *mine = int32_t(blockIdx.x * 1000 + threadIdx.x);
+  if constexpr (bug != ClusterBug::missing_start_barrier) fastadv::cluster_sync();
+  const unsigned next = (fastadv::cluster_rank() + 1) % fastadv::cluster_size();
+  // Of another thread, which has another warp's position in this block.
+  const unsigned thread = blockDim.x - 1 - threadIdx.x;
+  auto* theirs = fastadv::cluster_map(reinterpret_cast<int32_t*>(shared) + thread, next);
+  out[blockIdx.x * blockDim.x + threadIdx.x] = *theirs;
+  if constexpr (bug != ClusterBug::missing_end_barrier) fastadv::cluster_sync();
+}
+
+__global__ void diverge_at_cluster_barrier_kernel() {
+  if (fastadv::cluster_rank() == 0)
+    fastadv::cluster_sync();
+  else
+    fastadv::cluster_sync();
+}
+
+__global__ void dynamic_shared_at_kernel(const int32_t* index, float* out) {
+  FASTADV_DYNAMIC_SHARED(shared);
+  *out = reinterpret_cast<float*>(shared)[*index];
+}
+
 __global__ void gather_kernel(const float* x, const int32_t* index, float* out) {
   out[threadIdx.x] = x[index[threadIdx.x]];
 }
@@ -146,6 +173,25 @@ void shuffle_from_left_lane() {
   FASTADV_LAUNCH(shuffle_from_left_lane_kernel, 1, 32, 0, nullptr);
 }
 
-void ask_for_dynamic_shared_memory() {
-  FASTADV_LAUNCH(diverge_at_barrier_kernel, 1, 32, 1024, nullptr);
+void neighbours(int32_t* out, int blocks, int threads, int cluster_size, ClusterBug bug) {
+  const auto launch = [&](auto kernel) {
+    FASTADV_LAUNCH_CLUSTERS(kernel, unsigned(cluster_size), blocks, threads, threads * sizeof(int32_t),
+                            nullptr, out);
+  };
+  if (bug == ClusterBug::missing_start_barrier)
+    launch(neighbours_kernel<ClusterBug::missing_start_barrier>);
+  else if (bug == ClusterBug::missing_end_barrier)
+    launch(neighbours_kernel<ClusterBug::missing_end_barrier>);
+  else
+    launch(neighbours_kernel<ClusterBug::none>);
+}
+
+void diverge_at_cluster_barrier() {
+  FASTADV_LAUNCH_CLUSTERS(diverge_at_cluster_barrier_kernel, 2, 4, 32, 0, nullptr);
+}
+
+void dynamic_shared_at(const int32_t* index, float* out, std::size_t shared_bytes,
+                       std::size_t allowed_bytes) {
+  if (allowed_bytes != 0) fastadv::allow_shared_bytes(&dynamic_shared_at_kernel, int64_t(allowed_bytes));
+  FASTADV_LAUNCH(dynamic_shared_at_kernel, 1, 1, shared_bytes, nullptr, index, out);
 }

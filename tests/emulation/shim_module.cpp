@@ -69,5 +69,27 @@ PYBIND11_MODULE(shim_module, m) {
   m.def("diverge_at_barrier", &diverge_at_barrier);
   m.def("ballot_with_waiting_lanes", &ballot_with_waiting_lanes);
   m.def("shuffle_from_left_lane", &shuffle_from_left_lane);
-  m.def("ask_for_dynamic_shared_memory", &ask_for_dynamic_shared_memory);
+  m.def("leave_out_barrier", &leave_out_barrier, py::arg("number"));
+  m.def("take_barriers", &take_barriers);
+  m.def(
+      "neighbours",
+      [](int blocks, int threads, int cluster_size, const std::string& bug) {
+        const std::map<std::string, ClusterBug> bugs = {
+            {"none", ClusterBug::none},
+            {"missing_start_barrier", ClusterBug::missing_start_barrier},
+            {"missing_end_barrier", ClusterBug::missing_end_barrier}};
+        py::array_t<int32_t> out({blocks, threads});
+        neighbours(out.mutable_data(), blocks, threads, cluster_size, bugs.at(bug));
+        return out;
+      },
+      py::arg("blocks"), py::arg("threads"), py::arg("cluster_size"), py::arg("bug"));
+  m.def("diverge_at_cluster_barrier", &diverge_at_cluster_barrier);
+  m.def(
+      "dynamic_shared_at",
+      [](const Array<int32_t>& index, std::size_t shared_bytes, std::size_t allowed_bytes) {
+        py::array_t<float> out = empty(1);
+        dynamic_shared_at(index.data(), out.mutable_data(), shared_bytes, allowed_bytes);
+        return out;
+      },
+      py::arg("index"), py::arg("shared_bytes"), py::arg("allowed_bytes") = 0);
 }

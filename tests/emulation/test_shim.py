@@ -118,8 +118,70 @@ def test_launches_that_cuda_or_the_emulation_refuses_are_refused(shim: ModuleTyp
         shim.thread_numbers([0, 1, 1], [1, 1, 1])
     with pytest.raises(RuntimeError, match=r"CUDA would refuse .* block \(1025,1,1\)"):
         shim.thread_numbers([1, 1, 1], [1025, 1, 1])
-    with pytest.raises(RuntimeError, match="dynamic shared memory is not emulated"):
-        shim.ask_for_dynamic_shared_memory()
+    with pytest.raises(RuntimeError, match=r"CUDA would refuse .* clusters of 3"):
+        shim.neighbours(blocks=4, threads=32, cluster_size=3, bug="none")
+
+
+def test_dynamic_shared_memory_is_poisoned_and_beyond_48_kib_to_be_asked_for(shim: ModuleType) -> None:
+    last = np.array([12287], np.int32)
+    assert np.isnan(shim.dynamic_shared_at(last, 48 << 10))
+    for allowed_bytes in (0, 64 << 10, 228 << 10):
+        with pytest.raises(RuntimeError, match=f"CUDA would refuse .* {(227 << 10) + 1} bytes"):
+            shim.dynamic_shared_at(last, (227 << 10) + 1, allowed_bytes)
+    assert np.isnan(shim.dynamic_shared_at(last, 227 << 10, 227 << 10))
+
+
+def neighbours(blocks: int, threads: int, cluster_size: int) -> NDArray[np.int32]:
+    block = np.arange(blocks)
+    next_in_cluster = block // cluster_size * cluster_size + (block + 1) % cluster_size
+    return next_in_cluster[:, None] * 1000 + np.arange(threads)[::-1]
+
+
+@pytest.mark.parametrize("order", ORDERS)
+@pytest.mark.parametrize("cluster_size", [1, 2, 4, 8])
+def test_the_blocks_of_a_cluster_read_each_others_shared_memory(
+    shim: ModuleType, cluster_size: int, order: tuple[str, int]
+) -> None:
+    shim.set_order(*order)
+    got = shim.neighbours(blocks=16, threads=70, cluster_size=cluster_size, bug="none")
+    assert np.array_equal(got, neighbours(16, 70, cluster_size))
+
+
+@pytest.mark.parametrize("bug", ["missing_start_barrier", "missing_end_barrier"])
+def test_reading_the_memory_of_a_block_that_has_not_started_or_has_left_is_reported(
+    shim: ModuleType, bug: str
+) -> None:
+    message = r"reads the shared memory of a block that does not run, at .*shim_kernels\.cpp:\d+"
+    for order in ORDERS:
+        shim.set_order(*order)
+        with pytest.raises(RuntimeError, match=message):
+            shim.neighbours(blocks=16, threads=70, cluster_size=4, bug=bug)
+
+
+def test_a_divergent_cluster_barrier_is_reported_with_both_places(shim: ModuleType) -> None:
+    shim.set_order("forward")
+    message = (
+        r"divergent cluster barrier: thread \(0,0,0\) waits at .*shim_kernels\.cpp:\d+ of block \(0,0,0\), "
+        r"but thread \(0,0,0\) waits at .*shim_kernels\.cpp:\d+, in block \(1,0,0\)"
+    )
+    with pytest.raises(RuntimeError, match=message):
+        shim.diverge_at_cluster_barrier()
+
+
+def test_any_one_barrier_of_a_kernel_can_be_left_out(shim: ModuleType) -> None:
+    shim.take_barriers()
+    shim.sum_rows(integers(3, 1000), "none")
+    barriers = shim.take_barriers()
+    assert barriers == 2 * 8  # of every thread, in 8 passes
+    try:
+        for number in range(barriers - 1):
+            shim.leave_out_barrier(number)
+            assert not all(orders_in_which_sums_are_right(shim, "none")), f"barrier {number}"
+        for number in (barriers - 1, barriers, -1):  # the last one guards nothing any more
+            shim.leave_out_barrier(number)
+            assert all(orders_in_which_sums_are_right(shim, "none"))
+    finally:
+        shim.leave_out_barrier(-1)
 
 
 def test_launches_are_recorded_by_kernel(shim: ModuleType) -> None:
@@ -135,9 +197,10 @@ def test_launches_are_recorded_by_kernel(shim: ModuleType) -> None:
     [
         ("module.gather(np.ones(8, np.float32), np.array([0, 7, 8], np.int32))", "heap-buffer-overflow"),
         ("module.shared_at(np.array([8], np.int32))", "index 8 out of bounds"),
+        ("module.dynamic_shared_at(np.array([8], np.int32), 32)", "heap-buffer-overflow"),
         ("module.load_vector(np.ones(8, np.float32)[1:5])", "misaligned address"),
     ],
-    ids=["global", "shared", "misaligned"],
+    ids=["global", "shared", "dynamic_shared", "misaligned"],
 )
 def test_a_bad_access_ends_the_sanitized_process_with_file_and_line(
     run_sanitized: RunSanitized, code: str, report: str
@@ -153,6 +216,8 @@ def test_good_accesses_pass_the_sanitizers(run_sanitized: RunSanitized) -> None:
 module.gather(np.ones(8, np.float32), np.array([0, 7], np.int32))
 module.shared_at(np.array([7], np.int32))
 module.load_vector(np.ones(8, np.float32)[4:])
+module.dynamic_shared_at(np.array([7], np.int32), 32)
+module.neighbours(16, 70, 4, "none")
 for order in ["forward", "reverse", "shuffled"]:
     module.set_order(order)
     module.sum_rows(np.ones((3, 1000), np.float32), "none")
