@@ -30,6 +30,15 @@ STABLE_TORCH_LIBRARY(fastadv, m) {
       "winners=True) "
       "-> (Tensor, Tensor)");
   m.def("kwta_backward(Tensor grad, Tensor winners, str per=\"sample\", str ties=\"all\") -> Tensor");
+  m.def(
+      "add_noise(Tensor x, SymInt draws, str kind, float scale, float lower, float upper, Tensor seed, "
+      "Tensor? ids=None, SymInt first_draw=0) -> Tensor");
+  m.def(
+      "gap_moments(Tensor clean_logits, Tensor noisy_logits, Tensor? sums=None, Tensor? squares=None) -> "
+      "(Tensor, Tensor)");
+  m.def(
+      "odds_score(Tensor gaps, Tensor predicted, Tensor mean, Tensor std, bool two_sided=False) -> (Tensor, "
+      "Tensor)");
   m.def("_simd_level() -> str");
 }
 

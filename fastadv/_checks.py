@@ -148,3 +148,56 @@ def winner_count(op: str, k: int, cols: int) -> None:
         raise TypeError(f"fastadv::{op}: k must be an integer, got {k!r}")
     if not 1 <= k <= cols:
         raise ValueError(f"fastadv::{op}: k must be 1 .. {cols}, the length of a row, got {k}")
+
+
+def positive_count(op: str, name: str, value: int, least: int = 1) -> None:
+    """Refuse what is not an integer of at least `least`."""
+    if not isinstance(value, Integral | torch.SymInt):
+        raise TypeError(f"fastadv::{op}: {name} must be an integer, got {value!r}")
+    if value < least:
+        raise ValueError(f"fastadv::{op}: {name} must be at least {least}, got {value}")
+
+
+def noise_kind(op: str, kind: str) -> None:
+    """Refuse kinds of noise that there are not."""
+    if kind not in ("normal", "uniform", "sign"):
+        raise ValueError(f"fastadv::{op}: kind must be 'normal', 'uniform' or 'sign', got {kind!r}")
+
+
+def logits_of_draws(op: str, clean: Tensor, noisy: Tensor, sums: tuple[Tensor, Tensor] | None) -> None:
+    """Refuse logits that are not [B, K] and [draws, B, K] of one dtype and device, and sums unlike [B, K]."""
+    if clean.dim() != 2 or clean.shape[1] < 2:
+        raise RuntimeError(
+            f"fastadv::{op}: clean_logits must be [B, K] with K >= 2, got shape {list(clean.shape)}"
+        )
+    samples(op, "clean_logits", clean)
+    if noisy.dim() != 3 or noisy.shape[1:] != clean.shape:
+        wanted = ", ".join(map(str, clean.shape))
+        raise RuntimeError(
+            f"fastadv::{op}: noisy_logits must have shape [draws, {wanted}], got {list(noisy.shape)}"
+        )
+    if (noisy.dtype, noisy.device) != (clean.dtype, clean.device):
+        raise RuntimeError(f"fastadv::{op}: noisy_logits must have the dtype and device of clean_logits")
+    for earlier in sums or ():
+        if (earlier.shape, earlier.dtype, earlier.device) != (clean.shape, torch.float64, clean.device):
+            raise RuntimeError(
+                f"fastadv::{op}: earlier sums must be float64 {list(clean.shape)} on clean_logits' device"
+            )
+
+
+def gap_statistics(op: str, gaps: Tensor, predicted: Tensor, mean: Tensor, std: Tensor) -> None:
+    """Refuse gaps that are not [kinds, B, K], predicted not [B], mean and std not [kinds, K, K]."""
+    if gaps.dim() != 3 or gaps.shape[0] < 1 or gaps.shape[2] < 2:
+        raise RuntimeError(f"fastadv::{op}: gaps must be [kinds, B, K] with K >= 2, got {list(gaps.shape)}")
+    kinds, rows, classes = gaps.shape
+    shapes = {"predicted": (rows,), "mean": (kinds, classes, classes), "std": (kinds, classes, classes)}
+    for name, value in (("gaps", gaps), ("predicted", predicted), ("mean", mean), ("std", std)):
+        dtype = torch.int64 if name == "predicted" else torch.float64
+        if value.dtype != dtype:
+            raise RuntimeError(f"fastadv::{op}: {name} must be {dtype}, got {value.dtype}")
+        if value.shape != shapes.get(name, gaps.shape):
+            raise RuntimeError(
+                f"fastadv::{op}: {name} must have shape {list(shapes[name])}, got {list(value.shape)}"
+            )
+        if value.device != gaps.device:
+            raise RuntimeError(f"fastadv::{op}: {name} must be on the device of gaps, {gaps.device}")

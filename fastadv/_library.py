@@ -165,6 +165,44 @@ def _fake_kwta_backward(grad: Tensor, winners: Tensor, per: str = "sample", ties
     return torch.empty_like(grad)
 
 
+def _fake_add_noise(
+    x: Tensor,
+    draws: int,
+    kind: str,
+    scale: float,
+    lower: float,
+    upper: float,
+    seed: Tensor,
+    ids: Tensor | None = None,
+    first_draw: int = 0,
+) -> Tensor:
+    _checks.samples("add_noise", "x", x)
+    _checks.positive_count("add_noise", "draws", draws)
+    _checks.noise_kind("add_noise", kind)
+    _checks.interval("add_noise", (lower, upper))
+    _checks.seed_tensor("add_noise", seed, x)
+    if ids is not None:
+        _checks.one_per_sample("add_noise", "ids", ids, x, torch.int64)
+    return x.new_empty((draws, *x.shape))
+
+
+def _fake_gap_moments(
+    clean: Tensor, noisy: Tensor, sums: Tensor | None = None, squares: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    earlier = None if sums is None or squares is None else (sums, squares)
+    _checks.logits_of_draws("gap_moments", clean, noisy, earlier)
+    return clean.new_empty(clean.shape, dtype=torch.float64), clean.new_empty(
+        clean.shape, dtype=torch.float64
+    )
+
+
+def _fake_odds_score(
+    gaps: Tensor, predicted: Tensor, mean: Tensor, std: Tensor, two_sided: bool = False
+) -> tuple[Tensor, Tensor]:
+    _checks.gap_statistics("odds_score", gaps, predicted, mean, std)
+    return gaps.new_empty(gaps.shape[1]), torch.empty_like(predicted)
+
+
 def _per_row(products: Tensor, like: Tensor) -> Tensor:
     """Sum of each sample, shaped like `like`, which is [] or [B], and on its device."""
     sums = products.flatten(1).sum(1)
@@ -247,6 +285,18 @@ def _refuse_double_backward(ctx: Any, grad: Tensor) -> None:
     raise RuntimeError(_checks.NO_DOUBLE_BACKWARD)
 
 
+def _add_noise_setup(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    _, _, _, _, ctx.lower, ctx.upper, *_ = inputs
+    ctx.save_for_backward(output)
+
+
+def _add_noise_backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+    """Each copy moves with x, but for the elements that the box cut off."""
+    (out,) = ctx.saved_tensors
+    inside = (out > ctx.lower) & (out < ctx.upper)
+    return torch.where(inside, grad, 0).sum(0), *[None] * 8
+
+
 def _register() -> torch.library.Library:
     """Fake kernels and autograd rules of every operator; the registrations live as long as the result."""
     library = torch.library.Library("fastadv", "IMPL")
@@ -258,6 +308,9 @@ def _register() -> torch.library.Library:
         "random_in_ball": _fake_random_in_ball,
         "kwta": _fake_kwta,
         "kwta_backward": _fake_kwta_backward,
+        "add_noise": _fake_add_noise,
+        "gap_moments": _fake_gap_moments,
+        "odds_score": _fake_odds_score,
     }
     for op, fake in fakes.items():
         torch.library.register_fake(f"fastadv::{op}", fake, lib=library)
@@ -266,12 +319,14 @@ def _register() -> torch.library.Library:
         ("steepest", _steepest_backward, _steepest_setup),
         ("kwta", _kwta_backward, _kwta_setup),
         ("kwta_backward", _refuse_double_backward, None),
+        ("add_noise", _add_noise_backward, _add_noise_setup),
     )
     for op, backward, setup in rules:
         torch.library.register_autograd(f"fastadv::{op}", backward, setup_context=setup, lib=library)
     # An update of an attack is a constant to autograd, like the index of a maximum: an attack is not
-    # differentiated through. Falling through costs nothing, and the result does not require grad.
-    for op in ("pgd_step", "pgd_step_", "random_in_ball"):
+    # differentiated through, and nor are statistics. Falling through costs nothing, and the result does not
+    # require grad.
+    for op in ("pgd_step", "pgd_step_", "random_in_ball", "gap_moments", "odds_score"):
         library.impl(op, torch.library.fallthrough_kernel, "Autograd")
     return library
 

@@ -26,8 +26,20 @@ Rule = Literal["steepest", "gradient"]
 Per = Literal["sample", "channel", "last"]
 Ties = Literal["all", "lowest_index"]
 Backward = Literal["mask", "straight_through"]
+NoiseKind = Literal["normal", "uniform", "sign"]
 
-__all__ = ["kwta", "kwta_mask", "pgd_step", "pgd_step_", "project", "random_in_ball", "steepest"]
+__all__ = [
+    "add_noise",
+    "gap_moments",
+    "kwta",
+    "kwta_mask",
+    "odds_score",
+    "pgd_step",
+    "pgd_step_",
+    "project",
+    "random_in_ball",
+    "steepest",
+]
 
 
 def pgd_step(
@@ -223,7 +235,7 @@ def random_in_ball(
     lower, upper = _checks.interval("random_in_ball", bounds)
     eps = _per_sample("random_in_ball", "eps", eps, x)
     if not isinstance(seed, Tensor):
-        seed = _seed_tensor(seed, x.device)
+        seed = _seed_tensor("random_in_ball", seed, x.device)
     if is_native(x):
         return torch.ops.fastadv.random_in_ball.default(x, eps, norm, lower, upper, seed, ids)
     _checks.scalar_or_per_sample("random_in_ball", "eps", eps, x)
@@ -231,6 +243,105 @@ def random_in_ball(
     if ids is not None:
         _checks.one_per_sample("random_in_ball", "ids", ids, x, torch.int64)
     return _in_format_of(x, reference.random_in_ball(x, eps, norm, bounds=(lower, upper), seed=seed, ids=ids))
+
+
+def add_noise(
+    x: Tensor,
+    draws: int,
+    *,
+    kind: NoiseKind = "normal",
+    scale: float,
+    bounds: Bounds = (0.0, 1.0),
+    seed: int | tuple[int, int] | Tensor,
+    ids: Tensor | None = None,
+    first_draw: int = 0,
+) -> Tensor:
+    """Noisy copies of x, clamped to the box, in one pass.
+
+    The numbers are Philox4x32-10 with the seed as key and (element, sample id, draw, offset) as counter: the
+    same on every device, for any batch size or chunk of draws, and the global generator is not touched.
+
+    Args:
+        x: [B, ...].
+        draws: number of copies, >= 1.
+        kind: "normal" with standard deviation scale, "uniform" on (-scale, scale), or "sign", which is
+            scale or -scale with equal odds: the sign of the uniform number.
+        scale: in the units of x, >= 0.
+        bounds: (lower, upper) of every element, or None.
+        seed: as in `random_in_ball`.
+        ids: [B] int64, the samples' numbers, which differ by less than 2^31; default 0 .. B-1.
+        first_draw: number of the first draw: draws 0 .. 9 are draws 0 .. 4 and, from first_draw 5 on, 5 .. 9.
+
+    Returns:
+        [draws, B, ...] contiguous, in the dtype of x; differentiable in x (0 where the box cut it off).
+    """
+    _checks.samples("add_noise", "x", x)
+    _checks.positive_count("add_noise", "draws", draws)
+    _checks.positive_count("add_noise", "first_draw", first_draw, least=0)
+    _checks.noise_kind("add_noise", kind)
+    scale = _checks.non_negative("add_noise", "scale", scale)
+    lower, upper = _checks.interval("add_noise", bounds)
+    if not isinstance(seed, Tensor):
+        seed = _seed_tensor("add_noise", seed, x.device)
+    if is_native(x):
+        return torch.ops.fastadv.add_noise.default(x, draws, kind, scale, lower, upper, seed, ids, first_draw)
+    _checks.seed_tensor("add_noise", seed, x)
+    if ids is not None:
+        _checks.one_per_sample("add_noise", "ids", ids, x, torch.int64)
+    return reference.add_noise(
+        x, draws, kind=kind, scale=scale, bounds=(lower, upper), seed=seed, ids=ids, first_draw=first_draw
+    ).contiguous()
+
+
+def gap_moments(
+    clean_logits: Tensor, noisy_logits: Tensor, sums: tuple[Tensor, Tensor] | None = None
+) -> tuple[Tensor, Tensor]:
+    """How noise moves the gaps between the logits of the predicted class and of every other one.
+
+    With t = argmax of the clean logits and g_i = (noisy_i - noisy_t) - (clean_i - clean_t), the sums over
+    draws of g_i and of g_i^2. Roth, Kilcher and Hofmann, "The odds are odd: a statistical test for detecting
+    adversarial examples" (ICML 2019); the survey's section 6. The clean logits are subtracted first, so
+    nothing cancels in the squares.
+
+    Args:
+        clean_logits: [B, K].
+        noisy_logits: [draws, B, K] of the same dtype.
+        sums: what this function returned for earlier draws, to go on from. Draws are added one after the
+            other, in float64, so the bits do not depend on how they were cut into chunks.
+
+    Returns:
+        (sum, sum of squares), each [B, K] float64, 0 at t. Never require grad.
+    """
+    _checks.logits_of_draws("gap_moments", clean_logits, noisy_logits, sums)
+    if is_native(clean_logits):
+        return torch.ops.fastadv.gap_moments.default(clean_logits, noisy_logits, *(sums or (None, None)))
+    with torch.no_grad():
+        return reference.gap_moments(clean_logits, noisy_logits, sums)
+
+
+def odds_score(
+    gaps: Tensor, predicted: Tensor, mean: Tensor, std: Tensor, *, two_sided: bool = False
+) -> tuple[Tensor, Tensor]:
+    """How odd the gaps of a sample are among those of its predicted class: the largest z-score.
+
+    z_i is (g_i - mean_ti) / std_ti averaged over kinds of noise; the score is its maximum over i != t, and
+    where it is taken is the class that noise moves the sample towards. Roth et al. (2019).
+
+    Args:
+        gaps: [kinds, B, K] float64, the mean of g over draws for each kind of noise.
+        predicted: [B] int64, t, in 0 .. K-1.
+        mean: [kinds, K, K] float64, of g by predicted class and class, over clean samples.
+        std: likewise; where it is NaN nothing is known of the pair, and it does not count.
+        two_sided: take the maximum of |z_i| instead.
+
+    Returns:
+        (score [B] float64, -inf where no pair is known; class [B] int64). Never require grad.
+    """
+    _checks.gap_statistics("odds_score", gaps, predicted, mean, std)
+    if is_native(gaps):
+        return torch.ops.fastadv.odds_score.default(gaps, predicted, mean, std, two_sided)
+    with torch.no_grad():
+        return reference.odds_score(gaps, predicted, mean, std, two_sided=two_sided)
 
 
 _StepArguments = tuple[
@@ -294,13 +405,11 @@ def _per_sample(op: str, name: str, value: float | Tensor, samples: Tensor) -> T
     return torch.tensor(_checks.non_negative(op, name, value), dtype=dtype, device="cpu")
 
 
-def _seed_tensor(seed: int | tuple[int, int], device: torch.device) -> Tensor:
+def _seed_tensor(op: str, seed: int | tuple[int, int], device: torch.device) -> Tensor:
     """(key, offset) on the device, filled by kernels there: a copy from the host would wait for a GPU."""
     key, offset = seed if isinstance(seed, tuple) else (seed, 0)
     if not (isinstance(key, Integral) and 0 <= key < 2**63 and 0 <= offset < 2**32):
-        raise ValueError(
-            f"fastadv::random_in_ball: seed must be in [0, 2^63), its offset in [0, 2^32), got {seed!r}"
-        )
+        raise ValueError(f"fastadv::{op}: seed must be in [0, 2^63), its offset in [0, 2^32), got {seed!r}")
     return torch.cat([torch.full((1,), number, dtype=torch.int64, device=device) for number in (key, offset)])
 
 

@@ -21,6 +21,9 @@ SLACK = {torch.float32: 2.0**-21, torch.float64: 2.0**-41}
 
 _MASK32 = 0xFFFFFFFF
 _RADIUS_BLOCK = 0xFFFFFFFF
+# Draw d of sample i has the stream of number i + d * this, 2^64 over the golden ratio as a signed number: no
+# two of them meet as long as ids differ by less than 2^31 and draws are fewer.
+DRAW_STRIDE = 0x9E3779B97F4A7C15 - 2**64
 
 
 @torch.no_grad()
@@ -120,8 +123,7 @@ def random_in_ball(
     dtype = compute_dtype(x.dtype)
     lower, upper = _checks.interval("random_in_ball", bounds)
     eps = _over_samples(eps, x)
-    pair = (seed, 0) if isinstance(seed, int) else seed
-    key = pair if isinstance(pair, Tensor) else torch.tensor(pair, device=x.device)
+    key = _seed_pair(seed, x)
     ids = torch.arange(len(x), device=x.device) if ids is None else ids
     size = math.prod(x.shape[1:])
     words = random_words(key, ids, torch.arange((size + 3) // 4, device=x.device))
@@ -138,6 +140,59 @@ def random_in_ball(
         limit = delta.abs()
     centre = x.to(dtype)
     return round_within((centre + delta).clamp(lower, upper), centre, limit, x.dtype)
+
+
+def add_noise(
+    x: Tensor,
+    draws: int,
+    *,
+    kind: str = "normal",
+    scale: float,
+    bounds: Bounds = (0.0, 1.0),
+    seed: int | tuple[int, int] | Tensor,
+    ids: Tensor | None = None,
+    first_draw: int = 0,
+) -> Tensor:
+    """Noisy copies of x, in the box; see `fastadv.ops.add_noise`."""
+    dtype = compute_dtype(x.dtype)
+    lower, upper = _checks.interval("add_noise", bounds)
+    ids = torch.arange(len(x), device=x.device) if ids is None else ids
+    size = math.prod(x.shape[1:])
+    blocks = torch.arange((size + 3) // 4, device=x.device)
+    numbers = torch.arange(first_draw, first_draw + draws, device=x.device)[:, None] * DRAW_STRIDE + ids
+    words = random_words(_seed_pair(seed, x), numbers.flatten(), blocks)
+    noise = _box_muller(words) if kind == "normal" else 2 * _open_uniform(words) - 1
+    noise = noise.flatten(1)[:, :size].reshape(draws, *x.shape).to(dtype)
+    noise = noise.sign() if kind == "sign" else noise
+    return (x.to(dtype) + scale * noise).clamp(lower, upper).to(x.dtype)
+
+
+def gap_moments(
+    clean_logits: Tensor, noisy_logits: Tensor, sums: tuple[Tensor, Tensor] | None = None
+) -> tuple[Tensor, Tensor]:
+    """Sums of the gaps' changes and of their squares over draws; see `fastadv.ops.gap_moments`."""
+    predicted = clean_logits.argmax(1, keepdim=True)
+    clean = clean_logits.double()
+    total, squares = (torch.zeros_like(clean), torch.zeros_like(clean)) if sums is None else sums
+    for noisy in noisy_logits:  # one draw after the other: the same bits however draws are cut into chunks
+        change = noisy.double() - clean
+        gap = change - change.gather(1, predicted)
+        total, squares = total + gap, squares + gap * gap
+    return total, squares
+
+
+def odds_score(
+    gaps: Tensor, predicted: Tensor, mean: Tensor, std: Tensor, *, two_sided: bool = False
+) -> tuple[Tensor, Tensor]:
+    """The largest z-score over classes, and its class; see `fastadv.ops.odds_score`."""
+    total = torch.zeros_like(gaps[0])
+    for gap, centre, spread in zip(gaps, mean[:, predicted], std[:, predicted], strict=True):
+        total = total + (gap - centre) / spread
+    z = total / len(gaps)
+    z = z.abs() if two_sided else z
+    z = z.masked_fill(z.isnan(), -math.inf).scatter(1, predicted[:, None], -math.inf)
+    score, towards = z.max(1)
+    return score, towards
 
 
 def kwta(
@@ -192,6 +247,12 @@ class _DifferentiableOnce(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[None, None]:
         raise RuntimeError(_checks.NO_DOUBLE_BACKWARD)
+
+
+def _seed_pair(seed: int | tuple[int, int] | Tensor, samples: Tensor) -> Tensor:
+    """(key, offset) as a tensor on the samples' device."""
+    pair = (seed, 0) if isinstance(seed, int) else seed
+    return pair if isinstance(pair, Tensor) else torch.tensor(pair, device=samples.device)
 
 
 def _over_samples(value: float | Tensor, samples: Tensor) -> Tensor:

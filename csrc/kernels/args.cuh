@@ -86,4 +86,99 @@ struct RandomInBallArgs {
   FASTADV_HD int64_t quads() const { return (cols + 3) / 4; }  // a Philox call serves four elements
 };
 
+enum class Noise { normal, uniform, sign };
+
+/// out[draw, row, col], of which every (draw, row) has a stream of random numbers.
+template <class T, class C = Compute<T>>
+struct AddNoiseArgs {
+  T* out;
+  const T* x;
+  const int64_t* ids;   // null: sample i is number i
+  const int64_t* seed;  // key, offset
+  Noise kind;
+  C scale;
+  C lower;
+  C upper;
+  int64_t first_draw;
+  int64_t draws;
+  int64_t rows;
+  int64_t cols;
+
+  FASTADV_HD int64_t number(int64_t draw, int64_t row) const {
+    return draw_number(ids == nullptr ? row : ids[row], first_draw + draw);
+  }
+  FASTADV_HD Seed stream() const { return {static_cast<uint64_t>(seed[0]), static_cast<uint32_t>(seed[1])}; }
+  FASTADV_HD int64_t quads() const { return (cols + 3) / 4; }
+  FASTADV_HD T place(T x, float noise) const {
+    return narrow<T>(clamp(widen(x) + scale * C(noise), lower, upper));
+  }
+};
+
+/// Sums over draws, by row and class.
+template <class T>
+struct GapMomentsArgs {
+  double* sums;
+  double* squares;
+  const double* earlier_sums;  // null: there were no draws before
+  const double* earlier_squares;
+  const T* clean;
+  const T* noisy;
+  int64_t draws;
+  int64_t rows;
+  int64_t classes;
+
+  /// The class that the model predicts for a row: the first of the largest logits, NaN being largest.
+  FASTADV_HD int64_t predicted(int64_t row) const {
+    const T* logits = clean + row * classes;
+    int64_t best = 0;
+    for (int64_t k = 1; k < classes; ++k) {
+      const auto value = widen(logits[k]), most = widen(logits[best]);
+      if (value > most || (value != value && most == most)) best = k;
+    }
+    return best;
+  }
+};
+
+/// gaps[kind, row, class]; mean and std[kind, predicted class, class]; a score and its class for each row.
+struct OddsScoreArgs {
+  double* score;
+  int64_t* towards;
+  const double* gaps;
+  const int64_t* predicted;
+  const double* mean;
+  const double* std;
+  bool two_sided;
+  int64_t kinds;
+  int64_t rows;
+  int64_t classes;
+
+  /// The z-score of a gap, averaged over kinds of noise; -inf where nothing is known of it.
+  FASTADV_HD double z(int64_t row, int64_t towards) const {
+    const int64_t from = predicted[row];
+    double total = 0.0;
+    for (int64_t kind = 0; kind < kinds; ++kind) {
+      const int64_t known = (kind * classes + from) * classes + towards;
+      total += (gaps[(kind * rows + row) * classes + towards] - mean[known]) / std[known];
+    }
+    const double z = total / static_cast<double>(kinds);
+    const double side = two_sided ? std::fabs(z) : z;
+    return towards == from || z != z ? -HUGE_VAL : side;
+  }
+
+  /// Writes a row's score: the first class of the largest z.
+  FASTADV_HD void decide(int64_t row) const {
+    int64_t best = 0;
+    double most = z(row, 0);
+    for (int64_t k = 1; k < classes; ++k) {
+      const double value = z(row, k);
+      if (value > most) {
+        most = value;
+        best = k;
+      }
+    }
+    score[row] = most;
+    towards[row] = best;
+  }
+};
+
 }  // namespace fastadv

@@ -47,6 +47,12 @@ FASTADV_HD Philox4 counter_of(Seed seed, int64_t id, uint32_t block) {
   return {{block, static_cast<uint32_t>(sample), static_cast<uint32_t>(sample >> 32), seed.offset}};
 }
 
+/// The number of draw `draw` of sample `id`: no two of them meet as long as ids differ by less than 2^31 and
+/// draws are fewer, because no multiple of 2^64 over the golden ratio comes closer to 0.
+FASTADV_HD int64_t draw_number(int64_t id, int64_t draw) {
+  return static_cast<int64_t>(static_cast<uint64_t>(id) + static_cast<uint64_t>(draw) * 0x9E3779B97F4A7C15u);
+}
+
 /// Four random words for elements 4 * block .. 4 * block + 3 of sample `id`.
 FASTADV_HD Philox4 random_words(Seed seed, int64_t id, uint32_t block) {
   return philox(counter_of(seed, id, block), static_cast<uint32_t>(seed.key),
