@@ -47,11 +47,10 @@ def calls(dtype, device, norm, requires_grad=False):
     yield library.kwta, (grad.to(memory_format=last), 7, "sample", "lowest_index", "straight_through", False)
     yield library.kwta, (grad.transpose(1, 2), 3, "channel")
     words = torch.arange(12, dtype=torch.int32, device=device).view(3, 4)
-    yield library.kwta_backward, (grad.to(memory_format=last), words)
-    yield (
-        library.kwta_backward,
-        (grad, torch.arange(60, dtype=torch.int32, device=device).view(60, 1), "last"),
-    )
+    constant = grad.detach()  # kwta_backward refuses to be differentiated
+    yield library.kwta_backward, (constant.to(memory_format=last), words)
+    words = torch.arange(60, dtype=torch.int32, device=device).view(60, 1)
+    yield library.kwta_backward, (constant, words, "last")
 
 
 @pytest.mark.parametrize("norm", NORMS)
