@@ -96,9 +96,9 @@ def patterns_by_width(
     angles = [math.atan(math.sqrt(beta)) for beta in betas]
     differ, exchanged = [], []
     for step, width in enumerate(widths):
-        parts = _lost(width, angles, rules, draws, seed)
-        differ.append((parts > 0).double().mean(-1))
-        exchanged.append(parts.mean(-1))
+        changed, lost = _compare(width, angles, rules, draws, seed)
+        differ.append(changed.double().mean(-1))
+        exchanged.append(lost.mean(-1))
         on_step(step + 1, len(widths))
     return WidthCurves(widths, betas, rules, torch.stack(differ, -1), torch.stack(exchanged, -1))
 
@@ -131,7 +131,8 @@ def patterns_by_angle(
         )
     shared = []
     for step, angle in enumerate(angles):
-        shared.append(1 - _lost(width, [math.radians(angle)], rules, draws, seed).mean(-1)[:, 0])
+        _, lost = _compare(width, [math.radians(angle)], rules, draws, seed)
+        shared.append(1 - lost.mean(-1)[:, 0])
         on_step(step + 1, len(angles))
     return AngleCurves(angles, rules, width, torch.stack(shared, -1))
 
@@ -163,11 +164,17 @@ def shared_in_the_limit(angle: float, rule: Rule) -> float:
     return both / gamma
 
 
-def _lost(width: int, angles: Sequence[float], rules: Sequence[Rule], draws: int, seed: int) -> Tensor:
-    """[R, A, draws] float64: which part of A(W x) is not in A(W x'), at angles in radians."""
+def _compare(
+    width: int, angles: Sequence[float], rules: Sequence[Rule], draws: int, seed: int
+) -> tuple[Tensor, Tensor]:
+    """Whether A(W x) and A(W x') differ, and which part of A(W x) is not in A(W x'), at angles in radians.
+
+    [R, A, draws] bool and float64.
+    """
     generator = torch.Generator().manual_seed(seed)
     layers = [None if rule is None else KWTA(rule) for rule in rules]
     lost = torch.empty(len(rules), len(angles), draws, dtype=torch.float64)
+    changed = torch.empty_like(lost, dtype=torch.bool)
     for rows in torch.arange(draws).split(max(1, CHUNK // width)):
         a, b = torch.randn(2, len(rows), width, generator=generator)
         for j, angle in enumerate(angles):
@@ -175,6 +182,7 @@ def _lost(width: int, angles: Sequence[float], rules: Sequence[Rule], draws: int
             for i, layer in enumerate(layers):
                 on = a > 0 if layer is None else layer.pattern(a)
                 still = neighbour > 0 if layer is None else layer.pattern(neighbour)
+                changed[i, j, rows] = (on != still).any(1)
                 # A narrow ReLU layer may have no unit on: then it has none to lose.
                 lost[i, j, rows] = (on & ~still).sum(1) / on.sum(1).clamp(min=1).double()
-    return lost
+    return changed, lost

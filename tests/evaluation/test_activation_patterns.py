@@ -30,6 +30,13 @@ def test_the_wider_a_layer_is_the_more_often_neighbours_have_other_patterns(by_w
     assert (by_width.differ[..., -1] > 0.85).all()
 
 
+def test_a_relu_s_pattern_differs_where_a_unit_turns_on_as_well_as_where_one_turns_off():
+    width, angle = 4, math.atan(0.3)
+    differ = patterns_by_width([width], [0.09], [None], draws=20_000).differ.item()
+    # Each unit keeps its sign with probability 1 - angle / pi.
+    assert differ == pytest.approx(1 - (1 - angle / math.pi) ** width, abs=4 * math.sqrt(0.25 / 20_000))
+
+
 def test_the_farther_a_neighbour_is_the_sooner_its_pattern_differs(by_width):
     near, far = by_width.differ.unbind(1)
     assert (far >= near).all()
