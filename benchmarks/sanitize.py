@@ -3,10 +3,11 @@
     compute-sanitizer --tool memcheck python -m benchmarks.sanitize
 
 Inputs are copied from the host and results are checked there, so that next to no kernels run but ours. A new
-operator joins by one line in `calls`.
+operator joins by one line in `calls`; k-WTA runs in every tier that can hold the row.
 """
 
 import math
+import os
 from collections.abc import Callable, Iterator
 from functools import partial
 from types import ModuleType
@@ -59,6 +60,41 @@ def calls(shape: tuple[int, ...], dtype: torch.dtype, norm: float) -> Iterator[t
     yield atol, lambda m, to: m.random_in_ball(to(x), to(each), norm, bounds=None, seed=to(seed), ids=to(ids))
 
 
+def kwta_tiers(cols: int, device: str) -> list[str]:
+    """The tiers that can hold a row of so many float64 on any GPU; a name means nothing to a CPU."""
+    clusters = device != "cuda" or torch.cuda.get_device_capability() >= (9, 0)
+    fits = {"warp": cols <= 512, "block": cols <= 8192, "cluster": clusters, "global": True}
+    return [tier for tier in fits if fits[tier]]
+
+
+def kwta_calls(shape: tuple[int, ...], dtype: torch.dtype, device: str) -> Iterator[tuple[float, Call]]:
+    """As `calls`, for both passes of k-WTA on numbers with many ties."""
+    x = ((4 * torch.randn(shape, dtype=torch.float64)).round() / 4).to(dtype)
+    grad = torch.randn(shape, dtype=torch.float64).to(dtype)
+    cols = x[0].numel()
+
+    def both_passes(m: ModuleType, to: Move, tier: str, ties: str) -> Tensor:
+        os.environ["FASTADV_KWTA_TIER"] = tier
+        own = to(x).detach().requires_grad_()
+        out = m.kwta(own, max(1, cols // 10), ties=ties)
+        out.backward(to(grad))
+        assert own.grad is not None
+        return torch.stack([out.detach(), own.grad])
+
+    for tier in kwta_tiers(cols, device):
+        for ties in ("all", "lowest_index"):
+            yield 0.0, partial(both_passes, tier=tier, ties=ties)
+    os.environ.pop("FASTADV_KWTA_TIER")
+    yield 0.0, lambda m, to: m.kwta_mask(to(x), max(1, cols // 10))
+
+
+def every_call(shape: tuple[int, ...], dtype: torch.dtype, device: str) -> Iterator[tuple[float, Call]]:
+    """All calls for samples of one shape and dtype."""
+    for norm in NORMS:
+        yield from calls(shape, dtype, norm)
+    yield from kwta_calls(shape, dtype, device)
+
+
 def off_boundary(tensor: Tensor, device: str) -> Tensor:
     """The tensor on the device, with its first element off a 16-byte boundary."""
     host = torch.zeros(tensor.numel() + 1, dtype=tensor.dtype)
@@ -74,13 +110,12 @@ def main(device: str = "cuda") -> None:
     count = 0
     for shape in SHAPES:
         for dtype in ATOL:
-            for norm in NORMS:
-                for atol, call in calls(shape, dtype, norm):
-                    expected = call(reference, lambda tensor: tensor)
-                    for move in moves:
-                        out = call(ops, move).cpu()
-                        torch.testing.assert_close(out, expected, rtol=ATOL[dtype], atol=atol)
-                        count += 1
+            for atol, call in every_call(shape, dtype, device):
+                expected = call(reference, lambda tensor: tensor)
+                for move in moves:
+                    out = call(ops, move).cpu()
+                    torch.testing.assert_close(out, expected, rtol=ATOL[dtype], atol=atol)
+                    count += 1
     print(f"sanitize: {count} calls agree with the reference")
 
 

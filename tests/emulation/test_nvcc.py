@@ -20,6 +20,10 @@ OPERATORS = sorted(path.stem for path in (CSRC / "cuda").glob("*.cu"))
 ARCHS = ["80", "90", "120"]
 DTYPES = {"float32": "f", "float64": "d", "float16": "NS_4HalfE", "bfloat16": "NS_8BFloat16E"}  # mangled
 
+# At least: one for linf and four for l2. k-WTA has two for a warp, two for a block, one for a cluster and
+# three for global memory, and one for the backward pass.
+KERNELS_PER_DTYPE = {"kwta": 8, "kwta_backward": 1}
+
 FRAME = re.compile(
     r"Compiling entry function '(?P<kernel>\w+)' for 'sm_(?P<arch>\d+)'\n"
     r".*Function properties for .*\n"
@@ -102,7 +106,7 @@ def test_no_kernel_spills_registers_or_uses_a_stack(
     compiled: dict[str, Compiled], operator: str, arch: str
 ) -> None:
     frames = {kernel: frame for (sm, kernel), frame in compiled[operator].frames.items() if sm == arch}
-    assert len(frames) >= len(DTYPES) * 5  # per dtype, one kernel for linf and four for l2
+    assert len(frames) >= len(DTYPES) * KERNELS_PER_DTYPE.get(operator, 5)
     assert {kernel: frame for kernel, frame in frames.items() if any(frame)} == {}
 
 
@@ -132,13 +136,42 @@ def cuobjdump(nvcc: str) -> str:
     return found
 
 
+def machine_code_of(compiled: Compiled, kernel: str, cuobjdump: str, arch: str) -> str:
+    """That of the one kernel whose mangled name has this part."""
+    (name,) = {name for _, name in compiled.frames if kernel in name}
+    command = [cuobjdump, "-sass", "-arch", f"sm_{arch}", "-fun", name, str(compiled.path)]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+
+
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_the_linf_pgd_step_reads_and_writes_16_bytes_at_a_time(
     compiled: dict[str, Compiled], cuobjdump: str, dtype: str, arch: str
 ) -> None:
-    pattern = re.compile(f"elementwise_kernelINS_11LinfPgdStepI{DTYPES[dtype]}Lb1ELb1E")
-    (kernel,) = {name for _, name in compiled["pgd_step"].frames if pattern.search(name)}
-    command = [cuobjdump, "-sass", "-arch", f"sm_{arch}", "-fun", kernel, str(compiled["pgd_step"].path)]
-    machine_code = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    kernel = f"elementwise_kernelINS_11LinfPgdStepI{DTYPES[dtype]}Lb1ELb1E"
+    machine_code = machine_code_of(compiled["pgd_step"], kernel, cuobjdump, arch)
     assert len(re.findall(r"\bLDG\.E\.128\b", machine_code)) >= 3  # x_adv, x and grad
     assert len(re.findall(r"\bSTG\.E\.128\b", machine_code)) >= 1
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("kernel", ["17kwta_block_kernelI{}Li1024E", "17kwta_count_kernelI{}E"])
+def test_kwta_reads_16_bytes_at_a_time_and_leaves_equal_digits_of_a_warp_to_one_addition(
+    compiled: dict[str, Compiled], cuobjdump: str, kernel: str, dtype: str, arch: str
+) -> None:
+    machine_code = machine_code_of(compiled["kwta"], kernel.format(DTYPES[dtype]), cuobjdump, arch)
+    assert re.search(r"\bLDG\.E\.128\b", machine_code)
+    assert re.search(r"\bATOMS\.POPC\.INC\b", machine_code)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_the_cluster_kernel_exists_from_sm_90_on_and_traps_before(
+    compiled: dict[str, Compiled], cuobjdump: str, dtype: str, arch: str
+) -> None:
+    kernel = f"19kwta_cluster_kernelI{DTYPES[dtype]}E"
+    machine_code = machine_code_of(compiled["kwta"], kernel, cuobjdump, arch)
+    barriers = len(re.findall(r"\bUCGABAR_WAIT\b", machine_code))
+    if int(arch) >= 90:
+        assert barriers >= 4
+    else:
+        assert barriers == 0
+        assert "BPT.TRAP" in machine_code

@@ -30,6 +30,27 @@ for dtype in ["float32", "float64", "float16", "bfloat16"]:
 print("done", len(module.take_launched()))
 """
 
+SANITIZED_KWTA = """
+rng = np.random.default_rng(0)
+bits = {"float32": np.uint32, "float64": np.uint64, "float16": np.uint16, "bfloat16": np.uint16}
+limits = (227 << 10, 132, 2)
+for dtype in bits:
+    for tier, cols in [("warp", 1), ("warp", 257), ("block", 33), ("block", 1027), ("cluster", 33),
+                       ("cluster", 1027), ("global", 1), ("global", 16389)]:
+        for offset in [0, 1]:
+            for levels in [4, 1 << 14]:  # ties, or none
+                numbers = rng.integers(0, levels, 2 * cols + offset)
+                x = (numbers.astype(bits[dtype]) << 2).view(bits[dtype])
+                if dtype in ("float32", "float64"):
+                    x = x.view(dtype)
+                x = x[offset:].reshape(2, cols)
+                out, words = np.empty_like(x), np.empty((2, (cols + 31) // 32), np.uint32)
+                for k, lowest_index in [(1, False), ((cols + 1) // 2, True)]:
+                    module.kwta(dtype, out, x, words, k, lowest_index, tier, limits)
+                    module.kwta_backward(dtype, out, x, words)
+print("done", len(module.take_launched()))
+"""
+
 
 def test_no_kernel_reads_or_writes_out_of_bounds_or_at_a_misaligned_address(
     run_sanitized: Callable[[str, str], CompletedProcess[str]],
@@ -38,3 +59,13 @@ def test_no_kernel_reads_or_writes_out_of_bounds_or_at_a_misaligned_address(
     assert done.returncode == 0, done.stderr
     # 4 dtypes, 3 alignments, 6 sizes, 2 norms, 5 calls; of the longest, 4 calls launch twice for l2.
     assert done.stdout.split() == ["done", str(4 * 3 * (6 * 2 * 5 + 4))]
+
+
+def test_kwta_reads_and_writes_within_bounds_in_every_tier(
+    run_sanitized: Callable[[str, str], CompletedProcess[str]],
+) -> None:
+    done = run_sanitized("kernel_module", SANITIZED_KWTA)
+    assert done.returncode == 0, done.stderr
+    on_chip = 4 * 6 * 2 * 2 * 2 * 2  # dtypes, sizes, offsets, levels, calls, passes
+    digits = 3 + 6 + 2 + 2
+    assert done.stdout.split() == ["done", str(on_chip + 2 * 2 * 2 * (2 * digits + 4 * 5))]
