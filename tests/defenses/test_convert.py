@@ -106,6 +106,24 @@ def test_functional_relus_of_every_spelling_are_seen_and_the_modules_own_are_not
     assert functional_relus(Shared(), torch.rand(1, 6)) == []
 
 
+class Retrying(nn.Module):
+    """A net that calls its ReLU with what it cannot take first."""
+
+    def __init__(self):
+        super().__init__()
+        self.relu = nn.ReLU()
+
+    def forward(self, x):
+        try:
+            self.relu("no tensor")
+        except TypeError:
+            return F.relu(self.relu(x))
+
+
+def test_a_call_is_seen_after_a_relu_module_has_failed():
+    assert functional_relus(Retrying(), torch.rand(1, 6)) == ["relu in Retrying"]
+
+
 def test_with_an_example_a_net_that_would_be_half_converted_is_refused_and_left_as_it_was():
     net = Mixed()
     with pytest.raises(ValueError, match=r"half converted, .* calls relu in Mixed, relu6 in Mixed.*in inner"):
