@@ -5,7 +5,7 @@ __version__ = "0.1.0"
 from fastadv import defenses, models, ops
 from fastadv._library import backend, build_info
 from fastadv.attacks import BPDA, EOT, FGSM, PGD, AttackResult, Autograd, Evolution, StepDecay
-from fastadv.defenses import KWTA
+from fastadv.defenses import KWTA, OddsAreOdd
 
 __all__ = [
     "BPDA",
@@ -16,6 +16,7 @@ __all__ = [
     "AttackResult",
     "Autograd",
     "Evolution",
+    "OddsAreOdd",
     "StepDecay",
     "backend",
     "build_info",

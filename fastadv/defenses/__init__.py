@@ -2,6 +2,19 @@
 
 from .convert import convert, functional_relus
 from .kwta import KWTA, set_gamma
+from .odds import Examination, OddsAreOdd
+from .odds_file import OddsFileError
+from .odds_gaps import Gaps
 from .patterns import activation_pattern
 
-__all__ = ["KWTA", "activation_pattern", "convert", "functional_relus", "set_gamma"]
+__all__ = [
+    "KWTA",
+    "Examination",
+    "Gaps",
+    "OddsAreOdd",
+    "OddsFileError",
+    "activation_pattern",
+    "convert",
+    "functional_relus",
+    "set_gamma",
+]

@@ -1,0 +1,428 @@
+"""A detector of adversarial samples: noise moves their logits further than those of clean ones."""
+
+import math
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from numbers import Integral
+from os import PathLike
+from typing import Any, Literal, NamedTuple, Self
+
+import torch
+from rich.console import Console
+from rich.progress import track
+from torch import Tensor, nn
+
+from fastadv import ops
+from fastadv._checks import Bounds
+from fastadv.attacks.attack import Problem, forward, pose, undisturbed
+
+from . import odds_file
+from .odds_correction import Correction, correct, fit_corrections
+from .odds_gaps import Gaps, Noise, check_noise, measure
+from .odds_statistics import LEAST, GapStatistics, Spread, held_out_cutoff, normal_cutoff
+
+Batch = Tensor | Sequence[Tensor]
+Attack = Callable[[nn.Module, Tensor, Tensor], Tensor]
+
+
+class Examination(NamedTuple):
+    """What the detector says about samples.
+
+    Attributes:
+        logits: [B, K] float, the model's.
+        predicted: [B] int64, the model's answer.
+        score: [B] float64: the largest z-score; -inf where nothing is known of the predicted class, inf where
+            a logit is not finite.
+        towards: [B] int64: the class with that z-score, to which noise moves the sample.
+        flagged: [B] bool: the score is above the cutoff.
+        label: [B] int64: the model's answer, corrected where flagged if there is a correction.
+    """
+
+    logits: Tensor
+    predicted: Tensor
+    score: Tensor
+    towards: Tensor
+    flagged: Tensor
+    label: Tensor
+
+
+class OddsAreOdd(nn.Module):
+    """The statistical test for adversarial samples of a given model, and their correction.
+
+    Roth, Kilcher, Hofmann, "The odds are odd: a statistical test for detecting adversarial examples" (ICML
+    2019); the survey's section 6. `draws` noisy copies of a sample say how far noise moves the gap between
+    the logits of the predicted class t and of every other class i, on average: g_i. On clean samples of the
+    same predicted class g_i has mean mu_ti and standard deviation sigma_ti. The score is the maximum over
+    i != t of z_i = (g_i - mu_ti) / sigma_ti, averaged over kinds of noise first, and a sample is flagged if
+    it is above the cutoff.
+
+        detector = OddsAreOdd(model, noise=[("normal", 0.1)])
+        detector.fit(training)                  # mu and sigma
+        detector.calibrate(held_out, fpr=0.01)  # the cutoff
+        flagged = detector.detect(x)
+
+    Called as a module it is the model: logits for x, differentiable. The model is asked in eval mode and left
+    as it was. The statistics are not part of `state_dict`: `save` and `load` keep them, without the model.
+    They stay float64 where the module is cast, and move with it.
+
+    The noise of a sample is a function of the seed, its id and the draw: scores do not depend on chunks,
+    threads or batch mates, bit for bit, if the model's logits do not. (Convolutions and products of matrices
+    may well round otherwise in another batch; that is as small as it sounds.) An attacker who knows the seed
+    knows the noise: `seed` may be changed at any time.
+
+    Args:
+        model: [B, ...] -> logits [B, K].
+        noise: kinds and scales, each as in `fastadv.ops.add_noise`: "normal", "uniform" or "sign", and the
+            scale in the units of x. Each kind takes `draws` copies.
+        draws: copies of a sample for each kind of noise, at least 1.
+        chunk: at most so many noisy copies in one forward (but never less than one of each sample); memory
+            goes with it and not with `draws`. None is all. Rows and not draws, because whoever serves samples
+            does not choose how many come together.
+        bounds: (lower, upper) of every element of x, to which noisy copies are clamped; None: not clamped.
+        two_sided: score by |z_i|: noise that moves a sample less than usual is odd as well.
+        autocast: run the model, and nothing else, under torch.autocast with this dtype.
+        seed: of the noise, in [0, 2^63).
+
+    Attributes:
+        cutoff: what a score must exceed to be flagged; at first the normal distribution's 99.9% quantile,
+            3.09, as in the authors' code.
+        counts: [K] int64, how many samples of each predicted class the statistics are of.
+        mean, std: [kinds, K, K] float64, mu and sigma by kind, predicted class and class; NaN in std where
+            nothing is known. All three are empty before `fit`.
+        held_out: [N] float64, the scores that `calibrate` found.
+
+    Raises:
+        TypeError: model is not a module, or a number is none.
+        ValueError: an argument is out of range.
+    """
+
+    model: nn.Module
+    noise: Noise
+    draws: int
+    chunk: int | None
+    bounds: Bounds
+    two_sided: bool
+    autocast: torch.dtype | None
+    seed: int
+    cutoff: float
+    corrections: dict[int, Correction]
+    input_shape: tuple[int, ...]
+    counts: Tensor
+    mean: Tensor
+    std: Tensor
+    held_out: Tensor
+
+    def __init__(
+        self,
+        model: nn.Module,
+        noise: Noise = (("normal", 0.03),),
+        draws: int = 256,
+        *,
+        chunk: int | None = 256,
+        bounds: Bounds = (0.0, 1.0),
+        two_sided: bool = False,
+        autocast: torch.dtype | None = None,
+        seed: int = 0,
+    ) -> None:
+        """A detector that knows nothing yet: see `fit`."""
+        super().__init__()
+        if not isinstance(model, nn.Module):
+            raise TypeError(f"OddsAreOdd: model must be a torch.nn.Module, got {type(model).__name__}")
+        check_noise(noise)
+        for name, value, optional in (("draws", draws, False), ("chunk", chunk, True)):
+            if not (optional and value is None) and not (isinstance(value, Integral) and value >= 1):
+                raise ValueError(f"OddsAreOdd: {name} must be an integer of at least 1, got {value!r}")
+        if bounds is not None and (len(bounds) != 2 or not bounds[0] < bounds[1]):
+            raise ValueError(f"OddsAreOdd: bounds must be (lower, upper) with lower < upper, got {bounds}")
+        if autocast not in (None, torch.float16, torch.bfloat16):
+            raise ValueError(
+                f"OddsAreOdd: autocast must be torch.float16, torch.bfloat16 or None, got {autocast}"
+            )
+        if not (isinstance(seed, Integral) and 0 <= seed < 2**63):
+            raise ValueError(f"OddsAreOdd: seed must be an integer in [0, 2^63), got {seed!r}")
+        self.model = model
+        self.noise = tuple((kind, float(scale)) for kind, scale in noise)
+        self.draws = draws
+        self.chunk = chunk
+        self.bounds = None if bounds is None else (float(bounds[0]), float(bounds[1]))
+        self.two_sided = two_sided
+        self.autocast = autocast
+        self.seed = seed
+        self.cutoff = normal_cutoff(0.001, 1)
+        self.corrections = {}
+        self.input_shape = ()
+        for name in ("mean", "std"):
+            self.register_buffer(name, torch.empty(len(noise), 0, 0, dtype=torch.float64), persistent=False)
+        self.register_buffer("counts", torch.empty(0, dtype=torch.int64), persistent=False)
+        self.register_buffer("held_out", torch.empty(0, dtype=torch.float64), persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, ...] -> the model's logits [B, K]."""
+        logits: Tensor = self.model(x)
+        return logits
+
+    @property
+    def classes(self) -> int:
+        """K, the number of classes; 0 before `fit`."""
+        return len(self.counts)
+
+    @property
+    def unknown(self) -> list[int]:
+        """The classes of which `fit` saw fewer than 3 samples: none that is predicted so is ever flagged."""
+        return (self.counts < LEAST).nonzero().flatten().tolist()
+
+    def gaps(self, x: Tensor, ids: Tensor | None = None) -> Gaps:
+        """How noise moves the samples' logits; arguments and errors as of `examine`, but needs no `fit`."""
+        return self._measured(pose("OddsAreOdd", x, None, None, ids, self.bounds))
+
+    def fit(
+        self,
+        loader: Iterable[Batch],
+        *,
+        std: Spread = "examples",
+        correct_only: bool = False,
+        quiet: bool = False,
+    ) -> list[int]:
+        """Learn mu and sigma from clean samples, in one pass; nothing of a sample is kept.
+
+        Args:
+            loader: batches x or (x, y, ...): x [B, ...], y [B] int64 labels. Samples are numbered in their
+                order here.
+            std: "examples": the standard deviation of the samples' means over draws, as in the authors' code,
+                or "joint": of single draws of all samples. With "joint" sigma is larger and z-scores are
+                small: the normal quantile then is no guide, `calibrate` is.
+            correct_only: leave out samples that the model gets wrong; needs labels. The authors' code does so
+                (and leaves out those that an attack does not flip) unless only detection is asked for.
+            quiet: show no progress bar.
+
+        Returns:
+            The classes with fewer than 3 samples, which never flag; a warning names them.
+
+        Raises:
+            TypeError, ValueError: samples that `examine` would refuse, a batch without labels where they are
+                needed, logits that are not finite, or no samples at all.
+        """
+        if std not in ("examples", "joint"):
+            raise ValueError(f"OddsAreOdd.fit: std must be 'examples' or 'joint', got {std!r}")
+        statistics, device = None, torch.device("cpu")
+        for problem in self._batches("fit", loader, correct_only, quiet):
+            gaps = self._measured(problem)
+            device, classes = problem.x.device, gaps.logits.shape[1]
+            if not gaps.finite.all():
+                raise ValueError("OddsAreOdd.fit: the model returned NaN or infinite logits")
+            statistics = statistics or GapStatistics(len(self.noise), classes)
+            if classes != len(statistics.counts):
+                raise ValueError(
+                    f"OddsAreOdd.fit: the model returned {len(statistics.counts)} logits, then {classes}"
+                )
+            counted = gaps.predicted == problem.y if correct_only else slice(None)
+            statistics.add(gaps.predicted[counted], gaps.mean[:, counted], gaps.variance[:, counted])
+            self.input_shape = tuple(problem.x.shape[1:])
+        if statistics is None or not statistics.counts.any():
+            raise ValueError("OddsAreOdd.fit: loader must have samples that count, got none")
+        self.counts = statistics.counts.to(device)
+        self.mean, self.std = statistics.mean.to(device), statistics.std(std).to(device)
+        self.held_out, self.corrections = self.held_out[:0], {}
+        if self.unknown:
+            names = ", ".join(map(str, self.unknown))
+            warnings.warn(
+                f"OddsAreOdd.fit: fewer than {LEAST} samples were predicted as {names}: these never flag",
+                stacklevel=2,
+            )
+        return self.unknown
+
+    def calibrate(self, loader: Iterable[Batch], *, fpr: float = 0.01, quiet: bool = False) -> float:
+        """Score clean samples that `fit` has not seen, keep the scores, and set the cutoff by them.
+
+        Args:
+            loader: as in `fit`; labels are not looked at.
+            fpr: the part of clean samples that may be flagged, in (0, 1).
+            quiet: show no progress bar.
+
+        Returns:
+            The new cutoff, `threshold(fpr)`.
+
+        Raises:
+            TypeError, ValueError: as `examine`, or too few samples for such an fpr; the detector is then left
+                as it was.
+        """
+        scores = [
+            self._examined(problem).score for problem in self._batches("calibrate", loader, False, quiet)
+        ]
+        held_out = torch.cat(scores) if scores else self.held_out[:0]
+        cutoff = held_out_cutoff(held_out, fpr)
+        self.held_out, self.cutoff = held_out, cutoff
+        return cutoff
+
+    def threshold(self, fpr: float, *, source: Literal["held_out", "normal"] = "held_out") -> float:
+        """The cutoff that a clean sample's score exceeds with a probability of at most fpr.
+
+        "held_out" is an order statistic of `calibrate`'s scores, the ceil((n + 1)(1 - fpr))-th of n: the
+        promise holds for whatever distribution, on average over calibrations, if clean samples to come are
+        like those. "normal" is the quantile of 1 - fpr / (K - 1): the promise holds if the z-scores of clean
+        samples are standard normal, by Bonferroni over the K - 1 classes (twice as many if two-sided). The
+        0.999 of the authors' code is an fpr of 0.009 for 10 classes.
+
+        Args:
+            fpr: the part of clean samples that may be flagged, in (0, 1).
+            source: one of these.
+
+        Raises:
+            ValueError: fpr is out of range or too small for the number of held-out scores; there are none; or
+                for "normal" there are no statistics.
+        """
+        if source == "held_out":
+            return held_out_cutoff(self.held_out, fpr)
+        if source != "normal":
+            raise ValueError(f"OddsAreOdd.threshold: source must be 'held_out' or 'normal', got {source!r}")
+        self._check_fitted("threshold")
+        return normal_cutoff(fpr, (self.classes - 1) * (2 if self.two_sided else 1))
+
+    def pair_thresholds(self) -> Tensor:
+        """[kinds, K, K] float64: tau_ti = mu_ti + sigma_ti * cutoff, the thresholds that the survey has.
+
+        With one kind of noise, one-sided, a sample is flagged iff some g_i - tau_ti > 0, which is the same as
+        z_i > cutoff. With several kinds it is flagged iff the mean of (g_i - tau_ti) / sigma_ti is positive.
+        NaN where nothing is known.
+        """
+        return self.mean + self.std * self.cutoff
+
+    def fit_correction(self, loader: Iterable[Batch], attack: Attack, *, quiet: bool = False) -> None:
+        """Learn the true class of attacked samples from what the model says and from where noise moves them.
+
+        A multinomial logistic regression for each predicted class, on the mean gaps of all kinds of noise, of
+        the samples that the attack flips. So a clean sample that is flagged by mistake gets another class.
+
+        Args:
+            loader: batches (x, y): x [B, ...] clean samples, y [B] int64 their true classes.
+            attack: (model, x, y) -> x_adv, such as `PGD(eps=0.1)`.
+            quiet: show no progress bar.
+
+        Raises:
+            TypeError, ValueError: as `examine`, a batch without labels, or no sample that the attack flips.
+        """
+        self._check_fitted("fit_correction")
+        features, predicted, labels = [], [], []
+        for problem in self._batches("fit_correction", loader, True, quiet):
+            assert problem.y is not None
+            problem.x = attack(self.model, problem.x, problem.y)
+            gaps = self._measured(problem)
+            kept = (gaps.predicted != problem.y) & gaps.finite
+            features.append(gaps.features[kept].cpu())
+            predicted.append(gaps.predicted[kept].cpu())
+            labels.append(problem.y[kept].cpu())
+        if sum(map(len, labels)) == 0:
+            raise ValueError("OddsAreOdd.fit_correction: the attack flips no sample: nothing can be learnt")
+        self.corrections = fit_corrections(torch.cat(features), torch.cat(predicted), torch.cat(labels))
+
+    def examine(self, x: Tensor, ids: Tensor | None = None) -> Examination:
+        """Everything about samples at once, for the price of kinds * draws + 1 forwards.
+
+        Args:
+            x: [B, ...] floating point, finite, within bounds.
+            ids: [B] int64: which noise each sample gets; default 0 .. B-1. With them a sample's score does
+                not depend on its place in the batch.
+
+        Raises:
+            TypeError: wrong dtypes.
+            ValueError: wrong shapes or devices; x not finite or outside bounds; model output that is not
+                [B, K], with the K that `fit` saw; no `fit` yet.
+        """
+        return self._examined(pose("OddsAreOdd", x, None, None, ids, self.bounds))
+
+    def score(self, x: Tensor, ids: Tensor | None = None) -> Tensor:
+        """[B] float64: how odd each sample is; see `examine`."""
+        return self.examine(x, ids).score
+
+    def detect(self, x: Tensor, ids: Tensor | None = None) -> Tensor:
+        """[B] bool: which samples are flagged as adversarial; see `examine`."""
+        return self.examine(x, ids).flagged
+
+    def predict(self, x: Tensor, ids: Tensor | None = None) -> Tensor:
+        """[B] int64: the model's answers, corrected where flagged; see `examine` and `fit_correction`."""
+        return self.examine(x, ids).label
+
+    def save(self, path: str | PathLike[str]) -> None:
+        """Write settings, statistics, held-out scores and corrections to a safetensors file.
+
+        The file is written whole or not at all.
+
+        Raises:
+            ValueError: there is nothing to save before `fit`.
+            OSError: the file cannot be written.
+        """
+        self._check_fitted("save")
+        odds_file.save(self, path)
+
+    @classmethod
+    def load(cls, path: str | PathLike[str], model: nn.Module, **changes: Any) -> Self:
+        """The detector that `save` wrote, around a model and on its device.
+
+        The model is asked about one grey sample, to see that it takes such samples and has so many classes.
+
+        Args:
+            path: the file.
+            model: the model that the detector was made for; whether it is that very one cannot be seen.
+            changes: arguments of `OddsAreOdd` in place of the file's, such as chunk, autocast or seed.
+
+        Raises:
+            OSError: the file cannot be read.
+            ValueError: it is broken or of another version, or was made for another number of classes or shape
+                of samples than the model's; one line that names it.
+            TypeError: the model is not a module, or an argument is unknown.
+        """
+        return odds_file.load(cls, path, model, changes)
+
+    def _batches(
+        self, method: str, loader: Iterable[Batch], labelled: bool, quiet: bool
+    ) -> Iterator[Problem]:
+        """Batches, checked, their samples numbered in the order of the loader."""
+        name, seen = f"OddsAreOdd.{method}", 0
+        bar = track(loader, description=method, console=Console(stderr=True), disable=quiet, transient=True)
+        for batch in bar:
+            x, *rest = [batch] if isinstance(batch, Tensor) else batch
+            if labelled and not rest:
+                raise ValueError(f"{name}: loader must give batches (x, y), got x alone")
+            ids = torch.arange(seen, seen + len(x), device=x.device)
+            seen += len(x)
+            yield pose(name, x, rest[0] if labelled else None, None, ids, self.bounds)
+
+    def _measured(self, problem: Problem) -> Gaps:
+        """How noise moves the logits of a batch."""
+        run = forward("OddsAreOdd", self.model, self.autocast)
+        with undisturbed(self), torch.no_grad():
+            return measure(run, problem, self.noise, self.draws, self.chunk, self.bounds, self.seed)
+
+    def _examined(self, problem: Problem) -> Examination:
+        self._check_fitted("examine")
+        gaps = self._measured(problem)
+        logits, predicted = gaps.logits, gaps.predicted
+        if logits.shape[1] != self.classes:
+            raise ValueError(
+                f"OddsAreOdd: model must return logits [{len(logits)}, {self.classes}] as in fit, "
+                f"got {list(logits.shape)}"
+            )
+        score, towards = ops.odds_score(gaps.mean, predicted, self.mean, self.std, two_sided=self.two_sided)
+        # No clean sample does this, and as a z-score NaN would count for nothing.
+        score = score.masked_fill(~gaps.finite, math.inf)
+        flagged = score > self.cutoff
+        label = predicted.clone()
+        if self.corrections and flagged.any():
+            label[flagged] = correct(self.corrections, gaps.features[flagged], predicted[flagged])
+        return Examination(logits, predicted, score, towards, flagged, label)
+
+    def _check_fitted(self, method: str) -> None:
+        if self.classes == 0:
+            raise ValueError(f"OddsAreOdd.{method}: the detector knows no clean samples yet: call fit first")
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        """Statistics move to other devices, but stay what they are when the model is cast to a dtype."""
+        kept = {name: getattr(self, name) for name in ("mean", "std", "held_out")}
+        nn.Module._apply(self, fn, recurse)
+        for name, value in kept.items():
+            setattr(self, name, value.to(getattr(self, name).device))
+        return self
+
+    def extra_repr(self) -> str:
+        """The settings, for `print(detector)`."""
+        return f"noise={self.noise}, draws={self.draws}, classes={self.classes}, cutoff={self.cutoff:.3g}"

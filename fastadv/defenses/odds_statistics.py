@@ -1,0 +1,86 @@
+"""What is usual of clean samples: moments of their gaps, class by class in one pass, and their scores."""
+
+import math
+from numbers import Real
+from statistics import NormalDist
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+Spread = Literal["examples", "joint"]
+
+LEAST = 3
+"""With fewer examples than this nothing is known of a class."""
+
+
+class GapStatistics:
+    """Means and variances of the gaps of each predicted class, one sample after the other (Welford 1962).
+
+    Every sample is added on its own and on the CPU, so the bits depend on the order of the samples, but not
+    on how they come in batches. What is kept does not grow with the number of samples.
+
+    Attributes:
+        counts: [K] int64, the samples of each predicted class.
+        mean: [kinds, K, K] float64: for each kind of noise, predicted class and class the mean gap.
+    """
+
+    def __init__(self, kinds: int, classes: int) -> None:
+        """No samples yet."""
+        shape = (kinds, classes, classes)
+        self.counts = torch.zeros(classes, dtype=torch.int64)
+        self.mean = torch.zeros(shape, dtype=torch.float64)
+        self._between = torch.zeros(shape, dtype=torch.float64)
+        self._within = torch.zeros(shape, dtype=torch.float64)
+
+    def add(self, predicted: Tensor, gaps: Tensor, variances: Tensor) -> None:
+        """Take samples in.
+
+        Args:
+            predicted: [B] int64, their predicted classes.
+            gaps: [kinds, B, K] float64, the means over draws.
+            variances: likewise, the variances over draws.
+        """
+        per_sample = zip(predicted.tolist(), gaps.cpu().unbind(1), variances.cpu().unbind(1), strict=True)
+        for t, gap, variance in per_sample:
+            self.counts[t] += 1
+            mean = self.mean[:, t]
+            change = gap - mean
+            mean += change / self.counts[t]
+            self._between[:, t] += change * (gap - mean)
+            self._within[:, t] += variance
+
+    def std(self, spread: Spread) -> Tensor:
+        """[kinds, K, K] float64: population standard deviations, NaN where nothing is known of a pair.
+
+        Args:
+            spread: "examples": of the samples' means over draws, as in the authors' code; "joint": of single
+                draws over all samples, which adds the variance within samples.
+        """
+        total = self._between if spread == "examples" else self._between + self._within
+        std = (total / self.counts[:, None]).sqrt()
+        # A pair that has not varied says nothing of what is usual, and would divide by 0.
+        return std.masked_fill((std == 0) | (self.counts[:, None] < LEAST), torch.nan)
+
+
+def normal_cutoff(fpr: float, tails: int) -> float:
+    """What one of `tails` standard normal numbers exceeds with a probability of at most fpr (Bonferroni)."""
+    return NormalDist().inv_cdf(1 - _probability(fpr) / tails)
+
+
+def held_out_cutoff(scores: Tensor, fpr: float) -> float:
+    """The smallest of n scores [n] that a further one exceeds with a probability of at most fpr."""
+    count = len(scores)
+    if count == 0:
+        raise ValueError("OddsAreOdd: there are no held-out scores: call calibrate first")
+    place = math.ceil((count + 1) * (1 - _probability(fpr)))
+    if place > count:
+        least = math.ceil(1 / fpr) - 1
+        raise ValueError(f"OddsAreOdd: fpr {fpr:g} needs at least {least} held-out scores, got {count}")
+    return float(scores.sort().values[place - 1])
+
+
+def _probability(fpr: float) -> float:
+    if not isinstance(fpr, Real) or not 0 < fpr < 1:
+        raise ValueError(f"OddsAreOdd: fpr must be in (0, 1), got {fpr!r}")
+    return float(fpr)
