@@ -1,7 +1,8 @@
 // Clusters: blocks that run at the same time and read each other's shared memory, from sm_90 on.
 //
 // Kernels that use them have a body only where FASTADV_CLUSTERS is defined; whoever launches them finds out
-// first whether the machine code that will run is of such an architecture.
+// first whether the machine code that will run is of such an architecture. tests/emulation runs the blocks of
+// a cluster together; whether a cluster finds room, and how long a barrier takes, only a GPU shows.
 #pragma once
 
 #include "platform.cuh"

@@ -7,6 +7,7 @@
 // Limit: memory bandwidth, next to which a row on chip is visited three times.
 // Deterministic: the threshold follows from whole-number counts (kwta_select.cuh), and a tie is won by its
 // place in the row, never by the order in which threads come to it.
+// kwta_plan.h chooses the tier.
 #pragma once
 
 #include "kwta_global.cuh"
@@ -26,20 +27,23 @@ inline void launch_kwta_warp(const KwtaArgs<T>& args, cudaStream_t stream) {
   }
 }
 
+// What a kernel may ask for is set to the same number whatever it asks for now: another thread may be about
+// to launch it for longer rows.
+
 template <class T, int Threads>
-inline void launch_kwta_block(const KwtaArgs<T>& args, cudaStream_t stream) {
+inline void launch_kwta_block(const KwtaArgs<T>& args, const KwtaPlan& plan, cudaStream_t stream) {
   const int64_t shared_bytes = resident_bytes<T>(args.cols);
-  allow_shared_bytes(&kwta_block_kernel<T, Threads>, shared_bytes);
+  allow_shared_bytes(&kwta_block_kernel<T, Threads>, plan.shared_limit);
   FASTADV_LAUNCH((kwta_block_kernel<T, Threads>), dim3(static_cast<unsigned>(args.rows)), dim3(Threads),
                  static_cast<size_t>(shared_bytes), stream, args, common_shift(args.x));
 }
 
 template <class T>
-inline void launch_kwta_clusters(const KwtaArgs<T>& args, int blocks, cudaStream_t stream) {
-  const int64_t shared_bytes = resident_bytes<T>(cluster_share(args.cols, blocks));
-  allow_shared_bytes(&kwta_cluster_kernel<T>, shared_bytes);
-  FASTADV_LAUNCH_CLUSTERS((kwta_cluster_kernel<T>), static_cast<unsigned>(blocks),
-                          dim3(static_cast<unsigned>(args.rows * blocks)), dim3(kLargeBlock),
+inline void launch_kwta_clusters(const KwtaArgs<T>& args, const KwtaPlan& plan, cudaStream_t stream) {
+  const int64_t shared_bytes = resident_bytes<T>(cluster_share(args.cols, plan.blocks));
+  allow_shared_bytes(&kwta_cluster_kernel<T>, plan.shared_limit);
+  FASTADV_LAUNCH_CLUSTERS((kwta_cluster_kernel<T>), static_cast<unsigned>(plan.blocks),
+                          dim3(static_cast<unsigned>(args.rows * plan.blocks)), dim3(kLargeBlock),
                           static_cast<size_t>(shared_bytes), stream, args, common_shift(args.x));
 }
 
@@ -56,10 +60,10 @@ inline void launch_kwta(const KwtaArgs<T>& args, const KwtaPlan& plan, double* s
     case KwtaTier::warp:
       return launch_kwta_warp(args, stream);
     case KwtaTier::block:
-      if (args.cols <= kSmallBlockCols) return launch_kwta_block<T, kSmallBlock>(args, stream);
-      return launch_kwta_block<T, kLargeBlock>(args, stream);
+      if (args.cols <= kSmallBlockCols) return launch_kwta_block<T, kSmallBlock>(args, plan, stream);
+      return launch_kwta_block<T, kLargeBlock>(args, plan, stream);
     case KwtaTier::cluster:
-      return launch_kwta_clusters(args, plan.blocks, stream);
+      return launch_kwta_clusters(args, plan, stream);
     case KwtaTier::global:
       return launch_kwta_global(args, scratch, stream);
   }

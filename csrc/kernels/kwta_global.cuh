@@ -15,7 +15,7 @@ using ChunkTeam = BlockTeam<kThreads>;
 
 constexpr int64_t kKwtaChunk = 16384;  // elements per block, a multiple of 32
 constexpr int kKwtaBlocks = 3;         // per multiprocessor at least: 80 registers a thread
-constexpr int kBins = 1 << ChunkTeam::kBits;
+constexpr int kDigitBins = 1 << ChunkTeam::kBits;
 template <class T>
 constexpr int kDigits = (kKeyBits<T> + ChunkTeam::kBits - 1) / ChunkTeam::kBits;
 
@@ -23,12 +23,14 @@ constexpr int kDigits = (kKeyBits<T> + ChunkTeam::kBits - 1) / ChunkTeam::kBits;
 template <class T>
 struct KwtaScratch {
   Threshold<T>* thresholds;  // [rows, kDigits]: what was known before each digit
-  uint32_t* bins;            // [rows, kDigits, kBins], zero at first
+  uint32_t* bins;            // [rows, kDigits, kDigitBins], zero at first
   uint32_t* ties;            // [rows, chunks], those that equal the threshold
   int64_t chunks;
 
   static int64_t chunks_of(int64_t cols) { return (cols + kKwtaChunk - 1) / kKwtaChunk; }
-  static int64_t bin_bytes(int64_t rows) { return rows * kDigits<T> * kBins * int64_t{sizeof(uint32_t)}; }
+  static int64_t bin_bytes(int64_t rows) {
+    return rows * kDigits<T> * kDigitBins * int64_t{sizeof(uint32_t)};
+  }
   static int64_t threshold_bytes(int64_t rows) { return rows * kDigits<T> * int64_t{sizeof(Threshold<T>)}; }
   static int64_t doubles(int64_t rows, int64_t cols) {
     const int64_t tie_bytes = rows * chunks_of(cols) * int64_t{sizeof(uint32_t)};
@@ -66,7 +68,7 @@ __device__ __forceinline__ Threshold<T> threshold_before(int digit, const KwtaAr
   const int64_t last = number * kDigits<T> + digit - 1;
   const Threshold<T> threshold = scratch.thresholds[last];
   if (threshold.decided()) return threshold;
-  return narrow(ChunkTeam(memory, scratch.bins + last * kBins), threshold);
+  return narrow(ChunkTeam(memory, scratch.bins + last * kDigitBins), threshold);
 }
 
 template <class T>
@@ -92,9 +94,9 @@ __global__ void __launch_bounds__(kThreads, kKwtaBlocks)
     }
   });
   team.sync();
-  for (int bin = team.thread; bin < kBins; bin += kThreads) {
+  for (int bin = team.thread; bin < kDigitBins; bin += kThreads) {
     const uint32_t count = memory->bins[bin];
-    if (count != 0) atomicAdd(scratch.bins + slot * kBins + bin, count);
+    if (count != 0) atomicAdd(scratch.bins + slot * kDigitBins + bin, count);
   }
 }
 

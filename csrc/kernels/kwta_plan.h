@@ -30,7 +30,8 @@ inline std::optional<KwtaTier> kwta_tier_named(const char* name) {
 
 struct KwtaPlan {
   KwtaTier tier;
-  int blocks;  // per row, in a cluster
+  int blocks;            // per row, in a cluster
+  int64_t shared_limit;  // bytes that a block may ask for
 };
 
 constexpr int64_t kSmallestClusterShare = 4096;  // elements per block worth a cluster's barriers
@@ -67,14 +68,14 @@ inline KwtaTier choose_kwta_tier(int64_t rows, int64_t cols, const DeviceLimits&
 /// then more blocks while multiprocessors would be idle.
 template <class T>
 inline KwtaPlan plan_kwta(KwtaTier tier, int64_t rows, int64_t cols, const DeviceLimits& limits) {
-  if (tier != KwtaTier::cluster) return {tier, 1};
+  if (tier != KwtaTier::cluster) return {tier, 1, limits.shared_bytes};
   int64_t blocks = 2;
   while (resident_bytes<T>(cluster_share(cols, blocks)) > limits.shared_bytes) blocks *= 2;
   while (blocks * 2 <= limits.largest_cluster && rows * blocks * 2 <= limits.multiprocessors &&
          cols >= blocks * 2 * kSmallestClusterShare) {
     blocks *= 2;
   }
-  return {tier, static_cast<int>(blocks)};
+  return {tier, static_cast<int>(blocks), limits.shared_bytes};
 }
 
 }  // namespace fastadv
