@@ -88,11 +88,33 @@ def kwta_calls(shape: tuple[int, ...], dtype: torch.dtype, device: str) -> Itera
     yield 0.0, lambda m, to: m.kwta_mask(to(x), max(1, cols // 10))
 
 
+def odds_calls(shape: tuple[int, ...], dtype: torch.dtype) -> Iterator[tuple[float, Call]]:
+    """As `calls`, for the noise and the statistics of a detector."""
+    x = torch.rand(shape, dtype=torch.float64).to(dtype)
+    ids, seed = torch.arange(len(x)) + 2**40, torch.tensor([7, 1])
+    for kind in ("normal", "uniform", "sign"):
+        atol = max(ATOL[dtype], NORMAL_ATOL) if kind == "normal" else ATOL[dtype]
+
+        def noisy(m: ModuleType, to: Move, kind: str = kind) -> Tensor:
+            return m.add_noise(to(x), 2, kind=kind, scale=0.1, seed=to(seed), ids=to(ids), first_draw=1)
+
+        yield atol, noisy
+    classes = x.flatten(1).shape[1] + 1
+    clean = torch.randn(len(x), classes, dtype=torch.float64).to(dtype)
+    draws = torch.randn(3, len(x), classes, dtype=torch.float64).to(dtype)
+    yield 0.0, lambda m, to: torch.stack(m.gap_moments(to(clean), to(draws)))
+    gaps = torch.randn(2, len(x), min(classes, 100), dtype=torch.float64)
+    known = torch.rand(2, gaps.shape[2], gaps.shape[2], dtype=torch.float64) + 0.1
+    labels = torch.zeros(len(x), dtype=torch.int64)
+    yield 0.0, lambda m, to: m.odds_score(to(gaps), to(labels), to(known), to(known))[0]
+
+
 def every_call(shape: tuple[int, ...], dtype: torch.dtype, device: str) -> Iterator[tuple[float, Call]]:
     """All calls for samples of one shape and dtype."""
     for norm in NORMS:
         yield from calls(shape, dtype, norm)
     yield from kwta_calls(shape, dtype, device)
+    yield from odds_calls(shape, dtype)
 
 
 def off_boundary(tensor: Tensor, device: str) -> Tensor:

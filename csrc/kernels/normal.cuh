@@ -9,7 +9,7 @@
 
 namespace fastadv {
 
-struct Normal4 {
+struct Random4 {
   float at[4];
 };
 
@@ -63,9 +63,9 @@ FASTADV_HD void normal_pair(uint32_t first, uint32_t second, float& a, float& b)
 }
 
 /// Four standard normals for elements 4 * block .. 4 * block + 3.
-FASTADV_HD Normal4 random_normals(Seed seed, int64_t id, uint32_t block) {
+FASTADV_HD Random4 random_normals(Seed seed, int64_t id, uint32_t block) {
   const Philox4 words = random_words(seed, id, block);
-  Normal4 normals;
+  Random4 normals;
   normal_pair(words.word[0], words.word[1], normals.at[0], normals.at[1]);
   normal_pair(words.word[2], words.word[3], normals.at[2], normals.at[3]);
   return normals;

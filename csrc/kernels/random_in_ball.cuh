@@ -52,7 +52,7 @@ struct L2RandomInBall {
 
   template <int W>
   __device__ __forceinline__ void add(int64_t row, int64_t quad, bool, double (&sums)[kSums]) const {
-    const Normal4 normals = random_normals(args.stream(), args.id(row), static_cast<uint32_t>(quad));
+    const Random4 normals = random_normals(args.stream(), args.id(row), static_cast<uint32_t>(quad));
 #pragma unroll
     for (int e = 0; e < 4; ++e) {
       const double normal = quad * 4 + e < args.cols ? normals.at[e] : 0.0f;
@@ -67,7 +67,7 @@ struct L2RandomInBall {
 
   template <int W>
   __device__ __forceinline__ void write(int64_t row, int64_t quad, const Plan& plan) const {
-    const Normal4 normals = random_normals(args.stream(), args.id(row), static_cast<uint32_t>(quad));
+    const Random4 normals = random_normals(args.stream(), args.id(row), static_cast<uint32_t>(quad));
 #pragma unroll
     for (int e = 0; e < 4; ++e) {
       const int64_t col = quad * 4 + e;

@@ -21,6 +21,7 @@ namespace {
 
 using Bools = py::array_t<bool, py::array::c_style>;
 using Int64s = py::array_t<int64_t, py::array::c_style>;
+using Doubles = py::array_t<double, py::array::c_style>;
 using PerSample = std::variant<double, py::array>;  // a constant, or an array of shape [] or [rows]
 
 const std::map<std::string, std::pair<Dtype, char>> kDtypes = {{"float32", {Dtype::float32, 'f'}},
@@ -160,4 +161,35 @@ PYBIND11_MODULE(kernel_module, m) {
                       samples.shape());
       },
       arg("dtype"), arg("out"), arg("grad"), arg("winners"));
+  m.def(
+      "add_noise",
+      [](const std::string& dtype, const std::string& kind, py::array out, const py::array& x,
+         int64_t first_draw, double scale, const Int64s& seed, const std::optional<Int64s>& ids,
+         std::pair<double, double> bounds) {
+        const Samples samples(dtype, x), copies(dtype, out);
+        const int64_t draws = copies.shape().rows / samples.shape().rows;
+        add_noise(samples.dtype(), kind, copies.write(out), samples.read(x), draws, first_draw, scale,
+                  data_or_null(ids), seed.data(), {bounds.first, bounds.second}, samples.shape());
+      },
+      arg("dtype"), arg("kind"), arg("out"), arg("x"), arg("first_draw"), arg("scale"), arg("seed"),
+      arg("ids") = py::none(), arg("bounds") = infinite());
+  m.def(
+      "gap_moments",
+      [](const std::string& dtype, Doubles sums, Doubles squares, const std::optional<Doubles>& earlier_sums,
+         const std::optional<Doubles>& earlier_squares, const py::array& clean, const py::array& noisy) {
+        const Samples samples(dtype, clean), draws(dtype, noisy);
+        gap_moments(samples.dtype(), sums.mutable_data(), squares.mutable_data(), data_or_null(earlier_sums),
+                    data_or_null(earlier_squares), samples.read(clean), draws.read(noisy),
+                    draws.shape().rows / samples.shape().rows, samples.shape());
+      },
+      arg("dtype"), arg("sums"), arg("squares"), arg("earlier_sums"), arg("earlier_squares"), arg("clean"),
+      arg("noisy"));
+  m.def(
+      "odds_score",
+      [](Doubles score, Int64s towards, const Doubles& gaps, const Int64s& predicted, const Doubles& mean,
+         const Doubles& std, bool two_sided) {
+        odds_score(score.mutable_data(), towards.mutable_data(), gaps.data(), predicted.data(), mean.data(),
+                   std.data(), two_sided, gaps.shape(0), {gaps.shape(1), gaps.shape(2)});
+      },
+      arg("score"), arg("towards"), arg("gaps"), arg("predicted"), arg("mean"), arg("std"), arg("two_sided"));
 }

@@ -44,3 +44,14 @@ void kwta(Dtype dtype, void* out, const void* x, uint32_t* winners, int64_t k, b
 std::pair<std::string, int> kwta_plan(Dtype dtype, Shape shape, const std::string& tier,
                                       const DeviceLimits& limits);
 void kwta_backward(Dtype dtype, void* out, const void* grad, const uint32_t* winners, Shape shape);
+// out is [draws * rows, cols]; kind is "normal", "uniform" or "sign".
+void add_noise(Dtype dtype, const std::string& kind, void* out, const void* x, int64_t draws,
+               int64_t first_draw, double scale, const int64_t* ids, const int64_t* seed, Bounds bounds,
+               Shape shape);
+// Logits [rows, cols] and [draws, rows, cols]; the sums so far, or null.
+void gap_moments(Dtype dtype, double* sums, double* squares, const double* earlier_sums,
+                 const double* earlier_squares, const void* clean, const void* noisy, int64_t draws,
+                 Shape shape);
+// gaps [kinds, rows, cols]; mean and std [kinds, cols, cols].
+void odds_score(double* score, int64_t* towards, const double* gaps, const int64_t* predicted,
+                const double* mean, const double* std, bool two_sided, int64_t kinds, Shape shape);

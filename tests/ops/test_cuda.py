@@ -72,6 +72,8 @@ def test_no_operator_waits_for_the_gpu(norm):
         ops.steepest(grad, norm)
         ops.random_in_ball(x, eps, norm, seed=seed)
         ops.random_in_ball(x, 0.1, norm, seed=7)
+        ops.add_noise(x, 2, scale=0.1, seed=7)
+        ops.gap_moments(x[0, 0], x[:, 0])
     finally:
         torch.cuda.set_sync_debug_mode("default")
 
