@@ -1,5 +1,6 @@
 """Defences: what makes a model harder to attack, or seem so."""
 
+from .adversarial_training import train
 from .convert import convert, functional_relus
 from .kwta import KWTA, set_gamma
 from .odds import Examination, OddsAreOdd
@@ -17,4 +18,5 @@ __all__ = [
     "convert",
     "functional_relus",
     "set_gamma",
+    "train",
 ]
