@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -111,13 +111,18 @@ class Results:
             "images": [asdict(record) for record in self.records],
             "skipped": self.skipped,
         }
-        # A kill in the middle of a write must leave the previous file whole.
-        unfinished = self.path.with_suffix(".json.part")
-        text = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
-        # UTF-8 cannot hold the characters that stand for undecodable bytes of a file name; the backslash
-        # that replaces them makes a JSON escape, which is read back as the same character.
-        unfinished.write_text(text, encoding="utf-8", errors="backslashreplace")
-        os.replace(unfinished, self.path)
+        write_json(self.path, content)
+
+
+def write_json(path: Path, content: Mapping[str, object]) -> None:
+    """Write a JSON file whole or not at all."""
+    # A kill in the middle of a write must leave the previous file whole.
+    unfinished = path.with_name(f"{path.name}.part")
+    text = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
+    # UTF-8 cannot hold the characters that stand for undecodable bytes of a file name; the backslash
+    # that replaces them makes a JSON escape, which is read back as the same character.
+    unfinished.write_text(text, encoding="utf-8", errors="backslashreplace")
+    os.replace(unfinished, path)
 
 
 def in_use(folder: Path) -> bool:
