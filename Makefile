@@ -19,10 +19,11 @@ define CHECK_PYTHON
     "fastadv needs Python 3.11 or later, and $(PYTHON) is " + sys.version.split()[0] + ": make PYTHON=python3.12")'
 endef
 
-.PHONY: help demo test bench gpu lint format build clean
+.PHONY: help demo kwta test bench gpu lint format build clean
 
 help:
 	@echo "make demo    break a real ImageNet classifier, and show it"
+	@echo "make kwta    defend nets with k-WTA and break them, on real digits: 20 minutes on two cores"
 	@echo "make test    run the tests"
 	@echo "make bench   measure the kernels against PyTorch on this machine's CPU"
 	@echo "make gpu     build, test and measure on this machine's GPU, with the PyTorch of PYTHON=python3"
@@ -32,6 +33,9 @@ help:
 
 demo: .venv/built
 	@$(IN_VENV) fastadv demo
+
+kwta: .venv/built
+	@$(IN_VENV) python examples/kwta.py
 
 test: .venv/built
 	@$(IN_VENV) pytest

@@ -1,0 +1,225 @@
+"""examples/kwta.py from end to end, and the sentences of its report."""
+
+import json
+import subprocess
+import sys
+from importlib import metadata
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+import kwta_report as report
+from fastadv import BPDA, FGSM, KWTA, PGD
+from fastadv.evaluation.study import Study
+from fastadv.models import CifarResNet
+from fastadv.models.datasets import Images
+from kwta_case import TRAININGS, Case, Net, Row, Settings, disguised, table_rows
+
+SCRIPT = Path(__file__).parents[2] / "examples/kwta.py"
+
+
+def run(out, *arguments):
+    command = [sys.executable, str(SCRIPT), "--quick", "--out", str(out), *arguments]
+    return subprocess.run(command, capture_output=True, text=True)
+
+
+def parts_in(folder):
+    return json.loads((folder / "results.json").read_text())["parts"]
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """The folder of a quick run."""
+    if "mlxtend" not in {distribution.name for distribution in metadata.distributions()}:
+        pytest.skip("not installed: mlxtend")
+    out = tmp_path_factory.mktemp("kwta") / "run"
+    done = run(out)
+    assert done.returncode == 0, done.stderr
+    return out
+
+
+def test_every_net_is_put_to_every_attack_and_the_report_shows_it(finished):
+    results = json.loads((finished / "results.json").read_text())
+    assert results["about"]["torch"]
+    text = (finished / "report.md").read_text()
+    attacks = list(table_rows(Settings(steps=2, samples=4)))
+    for training in TRAININGS:
+        assert f"## {training.capitalize()} training" in text
+        for activation in ("ReLU", "k-WTA", "k-WTA annealed"):
+            for seed in (0, 1):
+                net = Net(activation, training, 2, (1, 1, 1), seed)
+                assert results["parts"][f"train: {net}"]["result"]["n"] == 1000
+                for attack in attacks:
+                    held = results["parts"][f"{net}: {attack}"]["result"]["held"]
+                    assert len(held) == 4 and set(held) <= {"0", "1"}
+    assert all(text.count(f"\n| {attack} |") == 2 for attack in [*attacks, "worst case"])
+    assert (finished / "robustness.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_no_sample_holds_out_that_was_wrong_before_the_attack(finished):
+    parts = parts_in(finished)
+    for name, part in parts.items():
+        if not name.startswith("train: "):
+            clean = parts[f"{name.split(': ')[0]}: clean"]["result"]["held"]
+            held = part["result"]["held"]
+            assert all(now <= before for now, before in zip(held, clean[: len(held)], strict=True)), name
+
+
+def test_a_run_that_goes_on_computes_what_is_missing_and_gives_the_same_numbers(finished, tmp_path):
+    whole = parts_in(finished)
+    lost = [name for name in whole if "ReLU, natural" in name and "seed 0" in name]
+    assert len(lost) > 5
+    results = json.loads((finished / "results.json").read_text())
+    results["parts"] = {name: part for name, part in whole.items() if name not in lost}
+    (tmp_path / "results.json").write_text(json.dumps(results))
+    (tmp_path / "weights").mkdir()
+    for path in (finished / "weights").iterdir():
+        if not path.name.startswith("ReLU, natural") or "seed 0" not in path.name:
+            (tmp_path / "weights" / path.name).write_bytes(path.read_bytes())
+    again = run(tmp_path, "--workers", "1")
+    assert again.returncode == 0, again.stderr
+    parts = parts_in(tmp_path)
+    assert parts.keys() == whole.keys()
+    for name in whole:
+        assert parts[name]["result"] == whole[name]["result"], name
+        # Its own measure of time shows that a part was kept, not computed again to the same end.
+        assert name in lost or parts[name] == whole[name]
+    assert (tmp_path / "report.md").read_text() == (finished / "report.md").read_text()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--eps", "0.2"), "has eps 0.1, and 0.2 is asked for: give a new folder"),
+        (("--eps", "25"), "--eps: images lie in"),
+        (("--data", "nowhere"), "nowhere holds no train-images-idx3-ubyte.gz: apt install"),
+    ],
+)
+def test_bad_options_are_refused_in_one_line_and_nothing_is_lost(finished, arguments, message):
+    before = (finished / "results.json").read_bytes()
+    refused = run(finished, *arguments)
+    assert refused.returncode == 2
+    assert message in refused.stderr and refused.stderr.count("\n") == 1
+    assert (finished / "results.json").read_bytes() == before
+
+
+@pytest.fixture
+def case(tmp_path):
+    """A study of two seeds on random images, nothing of it done yet."""
+    generator = torch.Generator().manual_seed(0)
+    settings = Settings(seeds=2, images=6, epochs=8, steps=3, samples=4, width=2, blocks=(1,))
+    x = torch.rand(12, 1, 8, 8, generator=generator)
+    images = Images(x, torch.arange(12) % 10)
+    return Case(settings, Study(tmp_path, {}, {}), images, images)
+
+
+def test_nets_of_one_seed_start_alike_whatever_their_activation_and_training(case):
+    nets = [net for training in TRAININGS for nets in case.nets(training).values() for net in nets]
+    first, *others = (
+        nn.utils.parameters_to_vector(case.build(net).parameters()) for net in nets if net.seed == 0
+    )
+    assert len(others) == 5 and all(torch.equal(first, other) for other in others)
+    assert not torch.equal(first, nn.utils.parameters_to_vector(case.build(nets[1]).parameters()))
+
+
+def test_gamma_keeps_its_start_then_falls_and_has_its_end_before_training_ends(case):
+    model = case.build(case.nets("natural")["k-WTA annealed"][0])
+    layer = next(module for module in model.modules() if isinstance(module, KWTA))
+    gammas = [layer.gamma]
+    for epoch in range(8):
+        case.anneal(model, epoch)
+        gammas.append(layer.gamma)
+    assert gammas == pytest.approx([0.2, 0.2, 0.2, 0.2, 0.2, 0.2, 0.15, 0.1, 0.1])
+
+
+def test_transfers_come_from_a_relu_net_of_another_seed_trained_alike(case):
+    for training in TRAININGS:
+        for nets in case.nets(training).values():
+            for net in nets:
+                other = case.surrogate(net)
+                assert (other.activation, other.training) == ("ReLU", training)
+                assert other.seed != net.seed and other in case.nets(training)["ReLU"]
+
+
+def test_a_sample_counts_as_broken_only_if_it_is_misclassified_inside_the_ball(case, monkeypatch):
+    class Threshold(nn.Module):
+        def forward(self, x):
+            bright = x.flatten(1).mean(1) > 0.5
+            return torch.stack([~bright, bright], 1).float()
+
+    case.held_out = Images(torch.full((6, 1, 2, 2), 0.45), torch.tensor([0, 0, 0, 0, 1, 1]))
+    monkeypatch.setattr(case, "load", lambda net: Threshold())
+    shifts = torch.tensor([0.0, 0.09, 0.11, 0.04, 0.0, 0.09]).reshape(-1, 1, 1, 1)
+    row = Row(lambda model, x, y, on_step: x + shifts, "own", 1)
+    part = case.attack(case.nets("natural")["ReLU"][0], "shift", row, 6)
+    #     unmoved, broken, outside, still right, wrong before, wrong before and right after
+    assert part.compute(lambda step, steps: None) == {"held": "101100"}
+
+
+@pytest.mark.parametrize("activation", [nn.ReLU, lambda: KWTA(0.3)])
+def test_a_disguise_changes_the_backward_pass_alone_and_leaves_the_stem(activation):
+    torch.manual_seed(0)
+    model = CifarResNet((1, 1), 4, 1, activation=activation).eval()
+    x = torch.rand(3, 1, 8, 8).requires_grad_()
+    gradients = {}
+    for through in ("own", "identity", "relu"):
+        net = disguised(model, Row(FGSM(eps=0.1), through, 1))
+        assert isinstance(net.stem.relu, nn.ReLU)
+        assert torch.equal(net(x), model(x))
+        (gradients[through],) = torch.autograd.grad(net(x)[:, 0].sum(), x)
+    assert not any(isinstance(module, BPDA) for module in model.modules())
+    assert not torch.equal(gradients["own"], gradients["identity"])
+    assert torch.equal(gradients["own"], gradients["relu"]) == (activation is nn.ReLU)
+
+
+def flags(text):
+    return torch.tensor([[mark == "1" for mark in text]])
+
+
+@pytest.mark.parametrize(
+    ("gradient", "evolution", "verdict"),
+    [
+        ("0000000011", "1111111111", "a failure of Evolution on k-WTA would prove nothing"),
+        ("1111111111", "0000000011", "PGD is not at its end even with ReLU"),
+        ("0011111111", "1100111111", "a failure of Evolution on k-WTA would count"),
+    ],
+)
+def test_what_evolution_is_worth_is_read_from_the_relu_nets(gradient, evolution, verdict):
+    assert verdict in report.calibration(flags(gradient), flags(evolution), "PGD", "Evolution")
+
+
+def test_a_hidden_gradient_is_found_where_three_samples_fall_to_other_attacks_only():
+    held = {"clean": flags("111111"), "PGD": flags("111110"), "EOT": flags("011110")}
+    few = report.hidden("net", {**held, "Evolution": flags("101111")}, ["PGD"])
+    assert "5 of 6 samples hold out against PGD. Of these, 2 fall" in few and "(EOT 1, Evolution 1)" in few
+    assert "nothing here shows that its gradient hides anything" in few
+    many = report.hidden("net", {**held, "Evolution": flags("100011")}, ["PGD"])
+    assert "Of these, 4 fall" in many and many.endswith("its gradient hides something.")
+
+
+def test_one_net_is_called_more_robust_than_another_only_where_the_sign_test_says_so():
+    better, worse = flags("1" * 10), flags("0" * 8 + "1" * 2)
+    assert report.compare("a", better, "b", worse).endswith("a is the more robust.")
+    assert report.compare("a", worse, "b", better).endswith("b is the more robust.")
+    assert report.compare("a", flags("1100"), "b", flags("0011")).endswith("no difference is shown.")
+
+
+def test_evolution_has_not_come_to_its_end_while_more_samples_break_three_more():
+    held = {10: flags("1111"), 100: flags("1111"), 1000: flags("1000")}
+    assert "still more would break more" in report.sampling("net", held)
+    assert "it gains little from more" in report.sampling("net", {**held, 1000: flags("1100")})
+    assert "100.0% with 10, 100.0% with 100, 50.0% with 1000" in report.sampling(
+        "net", {**held, 1000: flags("1100")}
+    )
+
+
+def test_on_a_relu_net_bpda_through_a_relu_is_pgd(case):
+    net = case.nets("natural")["ReLU"][0]
+    case.study.run([case.training(net)], workers=1, on_progress=lambda cost: None)
+    rows = table_rows(case.settings)
+    for name in ("PGD-3", "BPDA (ReLU)"):
+        assert isinstance(rows[name].attack, PGD)
+        case.study.run([case.attack(net, name, rows[name], 6)], workers=1, on_progress=lambda cost: None)
+    assert case.study[f"{net}: PGD-3"] == case.study[f"{net}: BPDA (ReLU)"]
