@@ -1,4 +1,4 @@
-"""The command line: `fastadv info`, `fastadv attack`, `fastadv demo`."""
+"""The command line: `fastadv info`, `fastadv attack`, `fastadv demo`, `fastadv plot`."""
 
 from .app import app
 

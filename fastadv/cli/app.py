@@ -5,6 +5,7 @@ import typer
 from .attack import attack, demo
 from .errors import OneLineErrors
 from .info import info
+from .plot import app as plot
 
 app = typer.Typer(
     cls=OneLineErrors,
@@ -16,3 +17,4 @@ app = typer.Typer(
 app.command()(info)
 app.command()(attack)
 app.command()(demo)
+app.add_typer(plot, name="plot", help="Draw what was measured of a defence.")
