@@ -34,7 +34,7 @@ from fastadv.evaluation.robustness import robustness_figure
 from fastadv.evaluation.study import Study, StudyError
 from fastadv.models import ModelError, datasets
 from fastadv.models.datasets import Images
-from kwta_case import TRAININGS, Case, Settings
+from kwta_case import QUICK, TRAININGS, Case, Settings
 from kwta_report import report
 
 HELD_OUT = 1000
@@ -53,10 +53,19 @@ def main(
         ),
     ] = None,
     eps: Annotated[str, typer.Option(help="Radius of the linf ball, in training and in attacks.")] = "0.1",
-    seeds: Annotated[int, typer.Option(min=1, help="How often each net is trained.")] = 3,
-    images: Annotated[int, typer.Option(min=1, help="How many images are attacked for each seed.")] = 120,
+    seeds: Annotated[
+        int | None,
+        typer.Option(min=1, help="How often each net is trained.", show_default=str(Settings.seeds)),
+    ] = None,
+    images: Annotated[
+        int | None,
+        typer.Option(
+            min=1, help="How many images are attacked for each seed.", show_default=str(Settings.images)
+        ),
+    ] = None,
     workers: Annotated[
-        int | None, typer.Option(min=1, help="How many nets are worked on at a time; the number of cores.")
+        int | None,
+        typer.Option(min=1, help="How many nets are worked on at a time.", show_default="one for each core"),
     ] = None,
     quick: Annotated[bool, typer.Option("--quick", help="Everything on a few images, in seconds.")] = False,
     out: Annotated[
@@ -64,28 +73,12 @@ def main(
     ] = Path("out/kwta"),
 ) -> None:
     """Train ResNets with ReLU and with k-WTA, attack them in every way, and say what the figures say."""
-    settings = Settings(
+    settings = replace(
+        QUICK if quick else Settings(),
         data="digits" if data is None else "fashion-mnist",
         eps=parse_eps(eps, math.inf),
-        seeds=seeds,
-        images=images,
     )
-    if quick:
-        settings = replace(
-            settings,
-            seeds=2,
-            images=4,
-            train_images=200,
-            epochs=2,
-            inner_steps=1,
-            steps=2,
-            samples=4,
-            width=2,
-            widths=(4,),
-            depths=((1,),),
-            sweep_images=2,
-            sweep_samples=(2,),
-        )
+    settings = replace(settings, seeds=seeds or settings.seeds, images=images or settings.images)
     if settings.seeds * settings.images > HELD_OUT:
         raise typer.BadParameter(
             f"--images: {settings.seeds} seeds of {settings.images} are more than the {HELD_OUT} held out"

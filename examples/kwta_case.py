@@ -65,6 +65,23 @@ class Settings:
     sweep_samples: tuple[int, ...] = (10, 1000)
 
 
+QUICK = Settings(
+    seeds=2,
+    train_images=200,
+    epochs=2,
+    inner_steps=1,
+    images=4,
+    steps=2,
+    samples=4,
+    width=2,
+    widths=(4,),
+    depths=((1,),),
+    sweep_images=2,
+    sweep_samples=(2,),
+)
+"""Every part of the study on next to nothing, in seconds."""
+
+
 class Net(NamedTuple):
     """Which net: how it is built, how trained, and with which seed."""
 

@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import nn
 
+import kwta
 import kwta_report as report
 from fastadv import BPDA, FGSM, KWTA, PGD
 from fastadv.evaluation.study import Study
@@ -94,6 +95,7 @@ def test_a_run_that_goes_on_computes_what_is_missing_and_gives_the_same_numbers(
     [
         (("--eps", "0.2"), "has eps 0.1, and 0.2 is asked for: give a new folder"),
         (("--eps", "25"), "--eps: images lie in"),
+        (("--images", "501"), "--images: 2 seeds of 501 are more than the 1000 held out"),
         (("--data", "nowhere"), "nowhere holds no train-images-idx3-ubyte.gz: apt install"),
     ],
 )
@@ -113,6 +115,23 @@ def case(tmp_path):
     x = torch.rand(12, 1, 8, 8, generator=generator)
     images = Images(x, torch.arange(12) % 10)
     return Case(settings, Study(tmp_path, {}, {}), images, images)
+
+
+def test_no_image_is_trained_on_and_attacked(monkeypatch):
+    def fashion_mnist(part, folder):
+        first = {"train": 0, "test": 100_000}[part]
+        x = torch.arange(first, first + 10_000.0).reshape(-1, 1, 1, 1)
+        return Images(x, x.flatten().long() % 10)
+
+    monkeypatch.setattr(kwta.datasets, "digits", lambda: fashion_mnist("train", None))
+    monkeypatch.setattr(kwta.datasets, "fashion_mnist", fashion_mnist)
+    for folder, shift in ((None, 0), (Path("somewhere"), 100_000)):
+        trained_on, held_out = kwta.load_images(Settings(train_images=700), folder)
+        assert (len(trained_on.y), len(held_out.y)) == (700, 1000)
+        numbers = torch.cat([trained_on.x, held_out.x]).flatten()
+        assert len(numbers.unique()) == 1700
+        assert (trained_on.x < 100_000).all() and (held_out.x >= shift).all()
+        assert torch.equal(held_out.y, held_out.x.flatten().long() % 10)
 
 
 def test_nets_of_one_seed_start_alike_whatever_their_activation_and_training(case):
