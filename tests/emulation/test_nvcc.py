@@ -21,8 +21,9 @@ ARCHS = ["80", "90", "120"]
 DTYPES = {"float32": "f", "float64": "d", "float16": "NS_4HalfE", "bfloat16": "NS_8BFloat16E"}  # mangled
 
 # At least: one for linf and four for l2. k-WTA has two for a warp, two for a block, one for a cluster and
-# three for global memory, and one for the backward pass.
-KERNELS_PER_DTYPE = {"kwta": 8, "kwta_backward": 1}
+# three for global memory, and one for the backward pass. Noise has one for each kind.
+KERNELS_PER_DTYPE = {"kwta": 8, "kwta_backward": 1, "add_noise": 3, "gap_moments": 1}
+WITHOUT_DTYPES = {"odds_score"}  # whose only kernel works on float64
 
 FRAME = re.compile(
     r"Compiling entry function '(?P<kernel>\w+)' for 'sm_(?P<arch>\d+)'\n"
@@ -106,7 +107,8 @@ def test_no_kernel_spills_registers_or_uses_a_stack(
     compiled: dict[str, Compiled], operator: str, arch: str
 ) -> None:
     frames = {kernel: frame for (sm, kernel), frame in compiled[operator].frames.items() if sm == arch}
-    assert len(frames) >= len(DTYPES) * KERNELS_PER_DTYPE.get(operator, 5)
+    wanted = 1 if operator in WITHOUT_DTYPES else len(DTYPES) * KERNELS_PER_DTYPE.get(operator, 5)
+    assert len(frames) >= wanted
     assert {kernel: frame for kernel, frame in frames.items() if any(frame)} == {}
 
 
