@@ -13,7 +13,7 @@
 namespace fastadv {
 
 template <class T>
-__global__ void __launch_bounds__(kThreads, kBlocks) gap_moments_kernel(GapMomentsArgs<T> args) {
+__global__ void __launch_bounds__(kThreads, kLargestBlocks) gap_moments_kernel(GapMomentsArgs<T> args) {
   const int lane = static_cast<int>(threadIdx.x) % kWarp;
   const int64_t row = int64_t{blockIdx.x} * (kThreads / kWarp) + threadIdx.x / kWarp;
   if (row >= args.rows) return;  // a whole warp

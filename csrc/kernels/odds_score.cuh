@@ -11,7 +11,7 @@
 
 namespace fastadv {
 
-__global__ void __launch_bounds__(kThreads, kBlocks) odds_score_kernel(OddsScoreArgs args) {
+__global__ void __launch_bounds__(kThreads, kLargestBlocks) odds_score_kernel(OddsScoreArgs args) {
   const int lane = static_cast<int>(threadIdx.x) % kWarp;
   const int64_t row = int64_t{blockIdx.x} * (kThreads / kWarp) + threadIdx.x / kWarp;
   if (row >= args.rows) return;  // a whole warp

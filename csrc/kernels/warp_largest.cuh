@@ -5,6 +5,8 @@
 
 namespace fastadv {
 
+constexpr int kLargestBlocks = 3;  // per multiprocessor at least: 80 registers a thread
+
 struct Largest {
   double value;
   int64_t index;
