@@ -4,7 +4,18 @@ __version__ = "0.1.0"
 
 from fastadv import defenses, models, ops
 from fastadv._library import backend, build_info
-from fastadv.attacks import BPDA, EOT, FGSM, PGD, AttackResult, Autograd, Evolution, StepDecay
+from fastadv.attacks import (
+    BPDA,
+    EOT,
+    FGSM,
+    PGD,
+    AttackResult,
+    Autograd,
+    Evolution,
+    LogitMatching,
+    OddsEvasion,
+    StepDecay,
+)
 from fastadv.defenses import KWTA, OddsAreOdd
 
 __all__ = [
@@ -16,7 +27,9 @@ __all__ = [
     "AttackResult",
     "Autograd",
     "Evolution",
+    "LogitMatching",
     "OddsAreOdd",
+    "OddsEvasion",
     "StepDecay",
     "backend",
     "build_info",

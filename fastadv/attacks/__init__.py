@@ -7,6 +7,8 @@ from fastadv.attacks.eot import EOT
 from fastadv.attacks.evolution import Evolution
 from fastadv.attacks.fgsm import FGSM
 from fastadv.attacks.gradients import Autograd, Estimator
+from fastadv.attacks.losses import LogitMatching, SampleLoss, logits_of_others
+from fastadv.attacks.odds import OddsEvasion
 from fastadv.attacks.pgd import PGD
 from fastadv.attacks.schedules import StagedSamples, StepDecay
 
@@ -19,7 +21,11 @@ __all__ = [
     "Autograd",
     "Estimator",
     "Evolution",
+    "LogitMatching",
+    "OddsEvasion",
+    "SampleLoss",
     "StagedSamples",
     "StepDecay",
+    "logits_of_others",
     "transforms",
 ]

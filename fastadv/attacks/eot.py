@@ -43,6 +43,7 @@ class EOT(Estimator):
         chunk: at most so many draws in one forward; None is all. It changes no result, bit for bit, if it
             changes no bits of the model's and the model is not random. With "logits" and more than one chunk
             the mean logits are computed first, without gradients: `draws` queries more per step.
+        clean: average over the draws and x itself, which counts as one draw more.
 
     Raises:
         TypeError: transform is not callable.
@@ -53,6 +54,7 @@ class EOT(Estimator):
     draws: int
     average: Literal["loss", "logits"] = "loss"
     chunk: int | None = None
+    clean: bool = False
 
     def __post_init__(self) -> None:
         """Refuse fields out of range."""
@@ -68,6 +70,8 @@ class EOT(Estimator):
     def estimate(self, model: Forward, x: Tensor, objective: Objective, step: Step) -> Tensor:
         """The gradient [B, ...] at x in the compute dtype; ValueError where none reaches x."""
         parts = chunks(self.draws, self.chunk)
+        if self.clean:
+            parts.append(range(self.draws, self.draws + 1))
         slope = None
         if self.average == "logits" and len(parts) > 1:
             with torch.no_grad():
@@ -85,12 +89,12 @@ class EOT(Estimator):
                 values = logits * slope
             gradient = backpropagated(values, copies)
             add_in_order(total, gradient.unflatten(0, (len(part), len(x))))
-        return total.div_(self.draws)
+        return total.div_(self.draws + self.clean)
 
     def _logits(self, model: Forward, copies: Tensor, samples: int, step: Step, part: range) -> Tensor:
         """[n, B, K]: the model's answers for n transformed copies of each sample."""
         transformed = copies
-        if self.transform is not None:
+        if self.transform is not None and part.start < self.draws:  # the one after all draws is x itself
             with_randomness = _required_arguments(self.transform) == 2
             arguments: tuple[Randomness, ...] = (step.randomness(part),) if with_randomness else ()
             transformed = self.transform(copies, *arguments)

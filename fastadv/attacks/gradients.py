@@ -58,6 +58,24 @@ class Estimator(ABC):
             step: which step of the attack this is, and the source of its random numbers.
         """
 
+    def judge(
+        self, model: Forward, x: Tensor, logits: Tensor, values: Tensor, step: Step
+    ) -> tuple[Tensor, Tensor | None]:
+        """What the attack's evaluation of x is worth, where more is asked of x than its own logits tell.
+
+        Called without gradients after every evaluation of x. The default takes it for what it is.
+
+        Args:
+            model, x, step: as in `estimate`; after the last step its number is `steps`.
+            logits: [B, K] float, the model's for x.
+            values: [B], the objective of these.
+
+        Returns:
+            The values [B] by which iterates are compared, and which samples would be a success if the
+            model's answer is one: [B] bool, or None for all.
+        """
+        return values, None
+
 
 def backpropagated(values: Tensor, x: Tensor) -> Tensor:
     """The gradient of the sum of `values` with respect to x; ValueError where there is none.

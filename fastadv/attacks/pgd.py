@@ -23,7 +23,7 @@ from fastadv.attacks.attack import (
     undisturbed,
 )
 from fastadv.attacks.gradients import Autograd, Estimator, Forward, Gradient
-from fastadv.attacks.losses import LOSSES, Loss
+from fastadv.attacks.losses import LOSSES, Loss, SampleLoss
 from fastadv.attacks.randomness import Step, mix
 from fastadv.attacks.schedules import Schedule, StepDecay
 from fastadv.reference import round_within
@@ -43,7 +43,8 @@ class PGD:
         step_size: length of a step in the units of x (float or [B]), or a schedule
             (step, steps) -> fraction of eps; None is `StepDecay()`.
         rule: "steepest" or "gradient"; see `fastadv.ops.pgd_step`.
-        loss: "ce", "margin", "dlr", "logit_gap" or a callable; see `fastadv.attacks.losses`.
+        loss: "ce", "margin", "dlr", "logit_gap", a callable, or a `SampleLoss` such as `LogitMatching`; see
+            `fastadv.attacks.losses`.
         gradient: where gradients come from: `Autograd()`, `EOT`, `Evolution`, or your own `Gradient` or
             `Estimator`; see `fastadv.attacks.gradients`.
         random_start: start uniformly in the ball rather than at x.
@@ -67,7 +68,7 @@ class PGD:
     steps: int = 40
     step_size: float | Tensor | Schedule | None = None
     rule: ops.Rule = "steepest"
-    loss: str | Loss = "ce"
+    loss: str | Loss | SampleLoss = "ce"
     gradient: Gradient | Estimator = Autograd()
     random_start: bool = True
     restarts: int = 1
@@ -150,6 +151,8 @@ class PGD:
             problem = pose(
                 type(self).__name__, x, y, target, ids, self.bounds, eps=self.eps, step_size=self.step_size
             )
+            if isinstance(self.loss, SampleLoss):
+                self.loss.check(len(x))
             result = AttackResult(
                 x_adv=problem.x.clone(),
                 success=torch.zeros(len(x), dtype=torch.bool, device=x.device),
@@ -157,14 +160,14 @@ class PGD:
                 loss=torch.zeros(len(x), dtype=compute_dtype(x.dtype), device=x.device),
                 queries=torch.zeros(len(x), dtype=torch.int64, device=x.device),
             )
-            key = self.seed
-            if isinstance(key, torch.Generator):
-                key = int(torch.randint(2**63 - 1, (), generator=key, device=key.device))
+            seed = self.seed
+            if isinstance(seed, torch.Generator):
+                seed = int(torch.randint(2**63 - 1, (), generator=seed, device=seed.device))
             run_model = forward(type(self).__name__, model, self.autocast)
             chunks = range(0, len(x), self.chunk or max(1, len(x)))
             for number, start in enumerate(chunks):
                 part = problem[start : start + chunks.step]
-                search = _Search(self, run_model, part, problem, key, result)
+                search = _Search(self, run_model, part, problem, int(seed), result)
                 search.run(_Progress(on_step, number, len(chunks), self.restarts * self.steps))
             result.distance.copy_(distances(result.x_adv, problem.x, self.norm))
         return result
@@ -206,7 +209,7 @@ class _Search:
         self.whole = whole
         self.key = key
         self.result = result
-        self.loss: Loss = LOSSES[attack.loss] if isinstance(attack.loss, str) else attack.loss
+        self.loss: Loss | SampleLoss = LOSSES[attack.loss] if isinstance(attack.loss, str) else attack.loss
         self.schedule = StepDecay() if attack.step_size is None else attack.step_size
         self.dtype = compute_dtype(problem.x.dtype)
         self.queries = 0
@@ -242,7 +245,7 @@ class _Search:
                     self.better = None
                 report(restart * attack.steps + step + 1)
             if len(z) > 0:
-                logits, values = self.evaluate(self.seen(z))
+                logits, values = self.evaluate(self.seen(z), self.now(restart, attack.steps))
                 rest = self.record(z, logits, values, moved=True)
                 z = z if rest is None else z[rest]
                 if self.better is not None:
@@ -257,12 +260,12 @@ class _Search:
         """The iterates that go on from z, and the gradient at each."""
         gradient = self.attack.gradient
         if isinstance(gradient, Estimator):
-            logits, values = self.evaluate(self.seen(z))
+            logits, values = self.evaluate(self.seen(z), self.now(restart, step))
             rest = self.record(z, logits, values, moved=step > 0)
             z = z if rest is None else z[rest]
             if len(z) == 0:
                 return z, z
-            now = Step(step, self.attack.steps, mix(self.key, restart), self.problem.ids)
+            now = self.now(restart, step)
             return z, gradient.estimate(self.model, self.seen(z), self.objective, now)
         logits, values, grad = gradient(self.model, self.seen(z), self.objective)
         rest = self.record(z, logits, values, moved=step > 0)
@@ -278,7 +281,8 @@ class _Search:
             logits = self.model(x.clone())  # the user's memory is never in a model's reach
             if self.problem.y is None:
                 self.problem.y = logits.argmax(1)
-            self.record(x, logits, self.objective(logits), moved=False)
+            logits, values = self.judged(x, logits, self.now(0, 0))
+            self.record(x, logits, values, moved=False)
 
     def start(self, restart: int) -> Tensor:
         """Iterates to start from, in the compute dtype."""
@@ -319,12 +323,16 @@ class _Search:
 
     def objective(self, logits: Tensor) -> Tensor:
         """One value to be maximised for each row of the samples' logits, or of copies of them in sequence."""
-        y, target = self.problem.y, self.problem.target
+        y, target, rows = self.problem.y, self.problem.target, self.problem.rows
         assert y is not None
         if len(logits) > len(y):
             copies = len(logits) // len(y)
             y, target = y.repeat(copies), None if target is None else target.repeat(copies)
-        values = self.loss(logits, y, target)
+            rows = rows.repeat(copies)
+        if isinstance(self.loss, SampleLoss):
+            values = self.loss(logits, y, target, rows)
+        else:
+            values = self.loss(logits, y, target)
         if values.shape != y.shape:
             raise ValueError(
                 f"{self.name}: loss must return one value per sample, [{len(logits)}], "
@@ -332,11 +340,23 @@ class _Search:
             )
         return values
 
-    def evaluate(self, x: Tensor) -> tuple[Tensor, Tensor]:
+    def evaluate(self, x: Tensor, now: Step) -> tuple[Tensor, Tensor]:
         """Logits and objective values without gradients."""
         with torch.no_grad():
-            logits = self.model(x)
-            return logits, self.objective(logits)
+            return self.judged(x, self.model(x), now)
+
+    def judged(self, x: Tensor, logits: Tensor, now: Step) -> tuple[Tensor, Tensor]:
+        """Logits, NaN where a success would not count, and objective values."""
+        values, gradient = self.objective(logits), self.attack.gradient
+        if isinstance(gradient, Estimator):
+            values, counts = gradient.judge(self.model, x, logits, values, now)
+            if counts is not None:
+                logits = torch.where(per_row(counts, logits), logits, math.nan)  # solves nothing
+        return logits, values
+
+    def now(self, restart: int, step: int) -> Step:
+        """This step, for the samples in work."""
+        return Step(step, self.attack.steps, mix(self.key, restart), self.problem.ids)
 
     def record(self, z: Tensor, logits: Tensor, values: Tensor, *, moved: bool) -> Tensor | None:
         """Note what an evaluation found; returns the index of the samples that go on, None for all.

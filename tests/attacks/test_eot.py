@@ -59,6 +59,22 @@ def test_one_draw_of_the_identity_is_pgd_bit_for_bit(loss, transform, average):
         assert torch.equal(fgsm, FGSM(eps=0.1, early_stop=early_stop)(model, x, y))
 
 
+@pytest.mark.parametrize("average", ["loss", "logits"])
+@pytest.mark.parametrize("chunk", [1, 3, None])
+def test_clean_counts_x_itself_as_one_draw_more(average, chunk):
+    model, x, y = BatchInvariant(20).double(), samples(6, 20, dtype=torch.float64), torch.arange(6) % 5
+    noisy = x + Noise(0.2)(torch.zeros(24, 20).double(), step(6).randomness(range(4))).reshape(4, 6, 20)
+    copies = torch.cat((noisy, x[None])).requires_grad_()
+    logits = model(copies.flatten(0, 1)).unflatten(0, (5, 6))
+    if average == "loss":
+        loss = F.cross_entropy(logits.flatten(0, 1), y.repeat(5), reduction="sum") / 5
+    else:
+        loss = F.cross_entropy(logits.mean(0), y, reduction="sum")
+    expected = torch.autograd.grad(loss, copies)[0].sum(0)
+    estimate = slope(EOT(Noise(0.2), 4, average, chunk, clean=True), model, x, cross_entropy(y))
+    assert torch.allclose(estimate, expected, rtol=1e-10, atol=1e-14)
+
+
 def test_the_error_shrinks_with_the_root_of_the_number_of_draws():
     """f(x (1 + s u)) of a linear f has the gradient w (1 + s u): mean w, and variance s^2 w^2 / draws."""
     weight = torch.linspace(0.5, 2, 16, dtype=torch.float64)
