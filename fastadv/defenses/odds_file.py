@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 FORMAT = "fastadv.OddsAreOdd"
 VERSION = 1
 STATISTICS = ("counts", "mean", "std", "held_out")
+AUTOCAST = {None: None, "float16": torch.float16, "bfloat16": torch.bfloat16}
 SETTINGS = (
     "noise",
     "draws",
@@ -50,8 +51,7 @@ class OddsFileError(ValueError):
 def save(detector: "OddsAreOdd", path: str | PathLike[str]) -> None:
     """Write a file whole or not at all; raises OSError."""
     settings = {name: getattr(detector, name) for name in SETTINGS}
-    if detector.autocast is not None:
-        settings["autocast"] = str(detector.autocast).removeprefix("torch.")
+    settings["autocast"] = next(name for name, dtype in AUTOCAST.items() if dtype == detector.autocast)
     tensors = {name: getattr(detector, name).cpu().contiguous() for name in STATISTICS}
     for t, correction in detector.corrections.items():
         tensors |= {f"correction.{t}.{name}": tensor for name, tensor in correction._asdict().items()}
@@ -68,12 +68,11 @@ def load(
     settings, tensors = _read(path)
     try:
         cutoff, shape = float(settings.pop("cutoff")), tuple(settings.pop("input_shape"))
-        if settings["autocast"] is not None:
-            settings["autocast"] = getattr(torch, settings["autocast"])
+        settings["autocast"] = AUTOCAST[settings["autocast"]]
         cls(nn.Identity(), **settings)  # so that what is wrong with the file is told from wrong changes
         corrections = _corrections(tensors)
         _check(len(settings["noise"]), tensors, corrections)
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError) as error:
         raise OddsFileError(path, f"settings or tensors are broken ({brief(error)})") from error
     detector = cls(model, **{**settings, **changes})
     detector.cutoff, detector.input_shape, detector.corrections = cutoff, shape, corrections

@@ -1,0 +1,166 @@
+"""Detectors in files: what is written is read, and nothing else is."""
+
+import json
+import math
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from fastadv import PGD, OddsAreOdd
+from fastadv.defenses import OddsFileError
+from tests.attacks.nets import BatchInvariant, Recorder, samples
+
+
+@pytest.fixture(scope="module")
+def net():
+    return BatchInvariant(20, classes=4, seed=5)
+
+
+@pytest.fixture(scope="module")
+def x():
+    return samples(300, 20)
+
+
+@pytest.fixture
+def detector(net, x):
+    detector = OddsAreOdd(
+        net, [("normal", 0.1), ("sign", 0.05)], 6, chunk=99, bounds=(0, 2), two_sided=True, seed=7
+    )
+    detector.fit([x[:200]], quiet=True)
+    detector.calibrate([x[200:]], fpr=0.05, quiet=True)
+    detector.fit_correction([(x, net(x).argmax(1))], PGD(eps=0.2, steps=5, bounds=(0, 2)), quiet=True)
+    return detector
+
+
+def rewritten(path, change):
+    """The file with other tensors or metadata: change(tensors, metadata) alters both in place."""
+    with path.open("rb") as file:
+        header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
+    tensors, metadata = load_file(path), header["__metadata__"]
+    change(tensors, metadata)
+    save_file(tensors, path, metadata)
+    return path
+
+
+def test_what_is_loaded_says_the_same_bit_for_bit(net, x, detector, tmp_path):
+    path = tmp_path / "odds.safetensors"
+    detector.save(path)
+    loaded = OddsAreOdd.load(path, net)
+    assert all(map(torch.equal, loaded.examine(x), detector.examine(x)))
+    assert not torch.equal(loaded.predict(x), net(x).argmax(1))  # corrections are in the file
+    for name in (
+        "noise",
+        "draws",
+        "chunk",
+        "bounds",
+        "two_sided",
+        "autocast",
+        "seed",
+        "cutoff",
+        "input_shape",
+    ):
+        assert getattr(loaded, name) == getattr(detector, name)
+    assert loaded.threshold(0.1) == detector.threshold(0.1)
+    assert [file.name for file in tmp_path.iterdir()] == ["odds.safetensors"]
+    loaded.save(str(path))
+    assert torch.equal(OddsAreOdd.load(str(path), net).score(x), detector.score(x))
+
+
+def test_every_setting_survives(net, x, tmp_path):
+    plain = OddsAreOdd(net, draws=2, chunk=None, bounds=None, autocast=torch.bfloat16)
+    plain.fit([x], quiet=True)
+    plain.cutoff = math.inf
+    plain.save(tmp_path / "odds")
+    loaded = OddsAreOdd.load(tmp_path / "odds", net)
+    assert (loaded.chunk, loaded.bounds, loaded.autocast) == (None, None, torch.bfloat16)
+    assert loaded.cutoff == math.inf
+    changed = OddsAreOdd.load(tmp_path / "odds", net, autocast=None, seed=3, chunk=5)
+    assert (changed.chunk, changed.autocast, changed.seed) == (5, None, 3)
+
+
+def test_a_model_with_another_number_of_classes_or_shape_of_samples_is_refused(net, detector, tmp_path):
+    path = tmp_path / "odds.safetensors"
+    detector.save(path)
+    with pytest.raises(OddsFileError) as error:
+        OddsAreOdd.load(path, BatchInvariant(20, classes=5))
+    assert str(error.value) == (f"{path}: made for logits [1, 4] of one sample, and the model returns [1, 5]")
+    with pytest.raises(OddsFileError) as error:
+        OddsAreOdd.load(path, nn.Linear(7, 4))
+    assert str(error.value).startswith(
+        f"{path}: made for samples [20], and the model fails on one: RuntimeError"
+    )
+    assert "\n" not in str(error.value)
+
+
+def test_loading_leaves_the_model_as_it_was(net, detector, tmp_path):
+    detector.save(tmp_path / "odds")
+    model = Recorder(nn.Sequential(net, nn.Dropout()))
+    OddsAreOdd.load(tmp_path / "odds", model)
+    assert all(module.training for module in model.modules())
+    assert [tuple(seen.shape) for seen in model.inputs] == [(1, 20)]
+    assert (model.inputs[0] == 1).all()  # the middle of the box
+
+
+@pytest.mark.parametrize("length", [0, 7, 100, -1])
+def test_a_file_that_is_cut_off_is_refused_in_one_line(net, detector, tmp_path, length):
+    path = tmp_path / "odds\n.safetensors"
+    detector.save(path)
+    path.write_bytes(path.read_bytes()[:length])
+    with pytest.raises(OddsFileError) as error:
+        OddsAreOdd.load(path, net)
+    assert "odds\\n.safetensors: not a whole safetensors file" in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda t, m: m.clear(), "a safetensors file, but not of an OddsAreOdd detector"),
+        (lambda t, m: m.update(version="2"), "has version 2, expected 1: fit the detector again"),
+        (lambda t, m: m.update(settings="{"), "settings are broken"),
+        (lambda t, m: m.update(settings="[1]"), "settings are broken (expected noise, draws"),
+        (lambda t, m: m.pop("settings"), "settings are broken"),
+        (lambda t, m: t.pop("mean"), "settings or tensors are broken"),
+        (lambda t, m: t.update(std=t["std"].float()), "std is torch.float32"),
+        (lambda t, m: t.update(mean=t["mean"][:1].clone()), "mean is torch.float64 [1, 4, 4]"),
+        (
+            lambda t, m: t.update({"correction.9.labels": t["counts"].clone()}),
+            "settings or tensors are broken",
+        ),
+        (lambda t, m: t.update({"correction.0.labels": t["counts"] + 9}), "correction of class 0"),
+        (
+            lambda t, m: m.update(settings=m["settings"].replace('"sign"', '"cosine"')),
+            "kind of noise must be",
+        ),
+        (
+            lambda t, m: m.update(settings=m["settings"].replace('"draws": 6', '"draws": "6"')),
+            "draws must be",
+        ),
+        (lambda t, m: m.update(settings=m["settings"].replace("null", '"nn"')), "KeyError: 'nn'"),
+    ],
+)
+def test_a_file_that_is_not_of_a_detector_or_broken_is_refused_in_one_line(
+    net, detector, tmp_path, change, message
+):
+    path = tmp_path / "odds.safetensors"
+    detector.save(path)
+    OddsAreOdd.load(path, net)
+    with pytest.raises(OddsFileError) as error:
+        OddsAreOdd.load(rewritten(path, change), net)
+    assert str(error.value).startswith(f"{path}: ")
+    assert message in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_what_cannot_be_read_or_written_is_an_error_of_the_system(net, detector, tmp_path):
+    with pytest.raises(FileNotFoundError):
+        OddsAreOdd.load(tmp_path / "none", net)
+    with pytest.raises(FileNotFoundError):
+        detector.save(tmp_path / "no" / "folder")
+    with pytest.raises(ValueError, match=r"OddsAreOdd\.save: the detector knows no clean samples yet"):
+        OddsAreOdd(net).save(tmp_path / "odds")
+    with pytest.raises(TypeError, match="unexpected keyword argument 'darws'"):
+        detector.save(tmp_path / "odds")
+        OddsAreOdd.load(tmp_path / "odds", net, darws=3)
