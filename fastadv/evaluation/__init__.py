@@ -1,5 +1,6 @@
 """What attacks do to models, measured, drawn and kept."""
 
+from .detection import Roc, Samples, Tuning, roc, tune
 from .experiment import Experiment, Goal, Subject, count_classes
 from .figure import percent
 from .results import Outcome, Prediction, Record, Results, in_use
@@ -11,8 +12,13 @@ __all__ = [
     "Prediction",
     "Record",
     "Results",
+    "Roc",
+    "Samples",
     "Subject",
+    "Tuning",
     "count_classes",
     "in_use",
     "percent",
+    "roc",
+    "tune",
 ]
