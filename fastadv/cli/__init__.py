@@ -1,4 +1,4 @@
-"""The command line: `fastadv info`, `fastadv attack`, `fastadv demo`, `fastadv plot`."""
+"""The command line: `fastadv info`, `attack`, `demo`, `detect`, `plot`."""
 
 from .app import app
 
