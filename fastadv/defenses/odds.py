@@ -330,6 +330,31 @@ class OddsAreOdd(nn.Module):
         """
         return self._examined(pose("OddsAreOdd", x, None, None, ids, self.bounds))
 
+    def judge(self, gaps: Gaps) -> Examination:
+        """What `examine` says about samples whose gaps are measured: for another cutoff, say.
+
+        Args:
+            gaps: as `gaps` returns them.
+
+        Raises:
+            ValueError: they are of another number of classes than `fit` saw; no `fit` yet.
+        """
+        self._check_fitted("judge")
+        logits, predicted = gaps.logits, gaps.predicted
+        if logits.shape[1] != self.classes:
+            raise ValueError(
+                f"OddsAreOdd: model must return logits [{len(logits)}, {self.classes}] as in fit, "
+                f"got {list(logits.shape)}"
+            )
+        score, towards = ops.odds_score(gaps.mean, predicted, self.mean, self.std, two_sided=self.two_sided)
+        # No clean sample does this, and as a z-score NaN would count for nothing.
+        score = score.masked_fill(~gaps.finite, math.inf)
+        flagged = score > self.cutoff
+        label = predicted.clone()
+        if self.corrections and flagged.any():
+            label[flagged] = correct(self.corrections, gaps.features[flagged], predicted[flagged])
+        return Examination(logits, predicted, score, towards, flagged, label)
+
     def score(self, x: Tensor, ids: Tensor | None = None) -> Tensor:
         """[B] float64: how odd each sample is; see `examine`."""
         return self.examine(x, ids).score
@@ -395,21 +420,7 @@ class OddsAreOdd(nn.Module):
 
     def _examined(self, problem: Problem) -> Examination:
         self._check_fitted("examine")
-        gaps = self._measured(problem)
-        logits, predicted = gaps.logits, gaps.predicted
-        if logits.shape[1] != self.classes:
-            raise ValueError(
-                f"OddsAreOdd: model must return logits [{len(logits)}, {self.classes}] as in fit, "
-                f"got {list(logits.shape)}"
-            )
-        score, towards = ops.odds_score(gaps.mean, predicted, self.mean, self.std, two_sided=self.two_sided)
-        # No clean sample does this, and as a z-score NaN would count for nothing.
-        score = score.masked_fill(~gaps.finite, math.inf)
-        flagged = score > self.cutoff
-        label = predicted.clone()
-        if self.corrections and flagged.any():
-            label[flagged] = correct(self.corrections, gaps.features[flagged], predicted[flagged])
-        return Examination(logits, predicted, score, towards, flagged, label)
+        return self.judge(self._measured(problem))
 
     def _check_fitted(self, method: str) -> None:
         if self.classes == 0:

@@ -190,6 +190,17 @@ def test_scores_are_the_largest_z_score_of_the_other_classes(net, x):
     assert torch.allclose(two_sided, z.abs().amax(1), rtol=1e-12)
 
 
+def test_gaps_are_judged_as_the_samples_are_examined(net, x):
+    detector = fitted(net, x)
+    gaps = detector.gaps(x[:50])
+    for two_sided in (True, False):
+        detector.two_sided, detector.cutoff = two_sided, 1.0
+        for judged, examined in zip(detector.judge(gaps), detector.examine(x[:50]), strict=True):
+            assert torch.equal(judged, examined)
+    with pytest.raises(ValueError, match=r"OddsAreOdd.judge: the detector knows no clean samples yet"):
+        OddsAreOdd(net).judge(gaps)
+
+
 @pytest.mark.parametrize("cutoff", [0.5, 1.5, 3.0902])
 def test_thresholds_of_pairs_and_of_z_scores_decide_alike(net, x, cutoff):
     """The survey's max over i of Delta_ti - tau_ti > 0 and the authors' max of z > Phi^-1(q)."""
