@@ -64,11 +64,14 @@ def tuning_figure(tuning: Tuning) -> Figure:
         rates.plot(scales, [candidate.tpr for candidate in mine], **style)
         areas.plot(scales, [candidate.roc.area for candidate in mine], **style)
     kind, scale = tuning.chosen.noise
+    tried = sorted({candidate.noise[1] for candidate in tuning.candidates})
     rates.set(ylabel="true-positive rate", title=f"at {100 * tuning.fpr:g}% false positives, to choose by")
     areas.set(ylabel="area under the ROC curve", title="area, to choose by")
     for axes in (rates, areas):
         axes.axvline(scale, color=QUIET, linewidth=0.8, linestyle=":")
         axes.set(xscale="log", xlabel="scale of the noise", ylim=(-0.03, 1.03))
+        axes.set_xticks(tried, [f"{value:g}" for value in tried])
+        axes.minorticks_off()
         axes.grid(color=QUIET, alpha=0.2)
     rates.legend(frameon=False)
     low, high = tuning.true_positives.interval()
