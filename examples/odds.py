@@ -1,0 +1,163 @@
+"""The odds are odd, on real data: how often a detector flags clean images, and every attack on it.
+
+    python examples/odds.py            5,000 handwritten digits, about 12 minutes on two cores
+    python examples/odds.py --quick    the same in seconds, far too small to mean anything
+
+What is measured goes to results.json as it comes. A run that was ended, in whatever way, goes on from there
+when it is started again. docs/odds.md has the protocol, and the figures of a run.
+"""
+
+import os
+from collections.abc import Sequence
+from dataclasses import asdict
+from datetime import UTC, datetime
+from functools import partial
+from pathlib import Path
+from typing import Annotated
+
+import torch
+import typer
+from rich.console import Console
+from rich.markdown import Markdown
+from rich.progress import (
+    BarColumn,
+    Progress,
+    TaskProgressColumn,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+
+import fastadv
+from fastadv.cli.errors import OneLineErrors
+from fastadv.evaluation.detection_plots import roc_figure, score_figure
+from fastadv.evaluation.study import Study, StudyError
+from fastadv.models import ModelError, datasets, mnist_lenet5
+from fastadv.models.datasets import CLASSES, Images
+from odds_attacks import CLEAN, EOT_MATCHING, EVASION, MATCHING, QUICK, STOPPING, Settings, pgd_name
+from odds_case import MAIN, Case, Subject
+from odds_report import report
+
+app = typer.Typer(cls=OneLineErrors, add_completion=False)
+
+
+@app.callback(invoke_without_command=True)
+def main(
+    fashion: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder with the original files of Fashion-MNIST, for a net of its own beside the digits. "
+            f"Debian's package dataset-fashion-mnist puts them into {datasets.DEBIAN_FASHION_MNIST}."
+        ),
+    ] = None,
+    workers: Annotated[
+        int | None,
+        typer.Option(min=1, help="How many parts are worked on at a time.", show_default="one for each core"),
+    ] = None,
+    quick: Annotated[bool, typer.Option("--quick", help="Everything on a few images, in seconds.")] = False,
+    out: Annotated[
+        Path, typer.Option(file_okay=False, help="A new folder, or that of a run that is to go on.")
+    ] = Path("out/odds"),
+) -> None:
+    """Fit detectors to clean images, attack model and detector in every way, and say what the figures say."""
+    settings = QUICK if quick else Settings()
+    workers = workers or len(os.sched_getaffinity(0))
+    about = {
+        **fastadv.build_info(),
+        "date": datetime.now(UTC).date().isoformat(),
+        "workers": workers,
+        "load at the start": [round(load, 1) for load in os.getloadavg()],
+    }
+    try:
+        subjects = load_subjects(settings, fashion)
+        case = Case(settings, Study(out, asdict(settings), about), subjects)
+        run(case, workers)
+        text = report(case)
+        (out / "report.md").write_text(text, encoding="utf-8")
+        for subject in subjects:
+            draw(case, subject, out)
+    except ModelError as error:
+        raise typer.BadParameter(str(error)) from error
+    except (StudyError, OSError) as error:
+        raise typer.BadParameter(f"--out: {error}") from error
+    console = Console()
+    console.print(Markdown(text))
+    if fashion is None:
+        console.print("Fashion-MNIST was left out: --fashion FOLDER takes it in", highlight=False)
+    console.print(f"report.md, results.json and figures are in {out}", markup=False, highlight=False)
+
+
+def load_subjects(settings: Settings, fashion: Path | None) -> list[Subject]:
+    """The digits with their LeNet5, and the net for Fashion-MNIST, `fashion` as in --fashion.
+
+    That net is trained on images of Fashion-MNIST's training set, and its detector only sees the test set.
+    """
+    sizes = (settings.fit_images, settings.held_out_images, settings.test_images)
+    fit, held_out, test = stratified(datasets.digits(), sizes, seed=settings.seed)
+    subjects = [Subject("digits", partial(mnist_lenet5, "standard"), fit, held_out, test)]
+    if fashion is not None:
+        whole, unseen = (datasets.fashion_mnist(part, fashion) for part in ("train", "test"))
+        (trained_on,) = stratified(whole, (settings.train_images,), seed=settings.seed)
+        fit, held_out, test = stratified(unseen, sizes, seed=settings.seed)
+        subjects.append(Subject("fashion-mnist", None, fit, held_out, test, trained_on))
+    return subjects
+
+
+def stratified(images: Images, sizes: Sequence[int], *, seed: int) -> list[Images]:
+    """Disjoint parts drawn at random, in random order, each with the same number of images of every class.
+
+    Raises:
+        ValueError: a size is no multiple of the number of classes, or a class has too few images.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    order = torch.randperm(len(images.y), generator=generator)
+    by_class = [order[images.y[order] == label] for label in range(CLASSES)]
+    if any(size % CLASSES for size in sizes) or min(map(len, by_class)) < sum(sizes) // CLASSES:
+        raise ValueError(f"stratified: no parts of {list(sizes)} images in {CLASSES} classes of equal size")
+    parts, first = [], 0
+    for size in sizes:
+        last = first + size // CLASSES
+        part = torch.cat([rows[first:last] for rows in by_class])
+        part = part[torch.randperm(size, generator=generator)]
+        parts.append(Images(images.x[part], images.y[part]))
+        first = last
+    return parts
+
+
+def run(case: Case, workers: int) -> None:
+    """Compute what is missing, under a progress bar."""
+    stages = case.stages()
+    missing = [case.study.missing(parts) for parts in stages.values()]
+    progress = Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TaskProgressColumn(),
+        TimeElapsedColumn(),
+        TextColumn("left:"),
+        TimeRemainingColumn(),
+        console=Console(stderr=True),
+        speed_estimate_period=180,
+    )
+    with progress:
+        task = progress.add_task("", total=sum(part.cost for parts in missing for part in parts))
+        for stage, parts in stages.items():
+            progress.update(task, description=stage)
+            case.study.run(parts, workers=workers, on_progress=partial(progress.advance, task))
+
+
+def draw(case: Case, subject: Subject, out: Path) -> None:
+    """Scores and ROC curves of the authors' own test, clean images against the attacks of most interest."""
+    names = (pgd_name(case.settings.at), STOPPING, MATCHING, EOT_MATCHING, EVASION)
+    found = {name: case.scored(subject, name, MAIN) for name in (CLEAN, *names)}
+    found = {name: scored for name, scored in found.items() if scored.success.any()}
+    cutoff = case.cutoff(subject, MAIN, case.settings.fpr[-1])
+    figures = {
+        "scores": score_figure({name: scored.positives() for name, scored in found.items()}, cutoff),
+        "roc": roc_figure({name: case.roc(subject, name, MAIN) for name in found if name != CLEAN}),
+    }
+    for name, figure in figures.items():
+        figure.savefig(out / f"{subject.name}-{name}.png", dpi=120)
+
+
+if __name__ == "__main__":
+    app()
