@@ -12,6 +12,12 @@ DEVICES = ["cpu"] + ["cuda"] * (torch.cuda.is_available() and "cuda" in fastadv.
 BACKENDS = ["reference"] + ["native"] * (fastadv.backend() == "native")
 
 
+@pytest.fixture(autouse=True)
+def repeatable() -> None:
+    """Nets that a test makes have the same weights in every run."""
+    torch.manual_seed(0)
+
+
 @pytest.fixture(params=DEVICES, scope="session")
 def device(request: pytest.FixtureRequest) -> str:
     """Each device of this machine."""

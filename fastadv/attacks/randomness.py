@@ -7,10 +7,7 @@ import torch
 from torch import Tensor
 
 from fastadv import ops
-
-# 2^64 over the golden ratio, as a signed number. id + draw * this is another number for every pair of an id
-# and a draw, as long as ids differ by less than 2^31 and draws are fewer: no multiple comes closer to 0.
-_GOLDEN = 0x9E3779B97F4A7C15 - 2**64
+from fastadv.reference import DRAW_STRIDE
 
 
 @dataclass(frozen=True)
@@ -32,7 +29,7 @@ class Step:
     def randomness(self, draws: range) -> "Randomness":
         """The random numbers of these draws of the B samples; row d * B + i is draws[d] of sample i."""
         numbers = torch.arange(draws.start, draws.stop, device=self.ids.device)
-        return Randomness(self.key, self.number, (self.ids + numbers[:, None] * _GOLDEN).flatten())
+        return Randomness(self.key, self.number, (self.ids + numbers[:, None] * DRAW_STRIDE).flatten())
 
 
 class Randomness:
@@ -73,7 +70,7 @@ class Randomness:
 def mix(key: int, stream: int) -> int:
     """A key in [0, 2^63) for a stream of its own (the finaliser of SplitMix64: Steele et al. 2014)."""
     mask = 2**64 - 1
-    z = (key + (stream + 1) * _GOLDEN) & mask
+    z = (key + (stream + 1) * DRAW_STRIDE) & mask
     z = ((z ^ (z >> 30)) * 0xBF58476D1CE4E5B9) & mask
     z = ((z ^ (z >> 27)) * 0x94D049BB133111EB) & mask
     return (z ^ (z >> 31)) >> 1
