@@ -23,7 +23,8 @@ class BPDA(nn.Module):
     The output is the layer's own, bit for bit. The gradient with respect to the input is the upstream
     gradient (`backward=None`, the straight-through estimator), or that times the substitute's derivative
     at the layer's own input; the substitute runs in the backward pass only, under the autocast of the
-    forward pass. No gradient ever reaches the parameters of either.
+    forward pass. No gradient ever reaches the parameters of either. Both are given copies of the input, so
+    that layers which work in place, such as `nn.ReLU(inplace=True)`, change neither it nor the derivative.
 
     Modules are registered: modes, devices, `state_dict` and `deepcopy` reach them as "layer" and
     "substitute". In `torch.compile` the identity is part of the graph; a substitute breaks the graph.
@@ -51,7 +52,7 @@ class BPDA(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """The layer's output for x."""
         with torch.no_grad():
-            y = self.layer(x)
+            y = self.layer(x.clone())  # which it may overwrite: x is the caller's, and the substitute's
         if not isinstance(y, Tensor) or not y.is_floating_point():
             got = y.dtype if isinstance(y, Tensor) else type(y).__name__
             raise TypeError(f"BPDA: forward must return a floating-point tensor, got {got}")
@@ -68,7 +69,7 @@ class _Substituted(torch.autograd.Function):
 
     @staticmethod
     def forward(x: Tensor, y: Tensor, substitute: Layer | None) -> Tensor:
-        return y.view_as(y)
+        return y.detach()  # neither an input nor a view: what comes after may work in place
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor, Layer | None], output: Tensor) -> None:
@@ -87,7 +88,7 @@ class _Substituted(torch.autograd.Function):
         (x,) = ctx.saved_tensors
         with torch.enable_grad(), torch.autocast(*ctx.autocast):
             x = x.detach().requires_grad_()
-            y = ctx.substitute(x)
+            y = ctx.substitute(x.clone())  # which it may overwrite, where a leaf may not be
         if y.shape != upstream.shape:
             raise ValueError(
                 f"BPDA: backward must return the shape of forward's output, {list(upstream.shape)}, "

@@ -51,6 +51,45 @@ def test_the_substitute_is_differentiated_at_the_layers_own_input():
     assert torch.allclose(gradient(wrapped, x, upstream_like(x)), expected)
 
 
+def in_place(x):
+    return x.mul_(2).sub_(1).relu_()
+
+
+@pytest.mark.parametrize("layer", [in_place, nn.ReLU(inplace=True), nn.Hardtanh(-0.1, 0.1, inplace=True)])
+def test_a_layer_that_works_in_place_changes_neither_x_nor_where_the_substitute_is_differentiated(layer):
+    x = samples(2, 6) - 0.5
+    before, upstream = x.clone(), upstream_like(x)
+    wrapped = BPDA(layer, torch.square)
+    assert torch.equal(wrapped(x), layer(x.clone()))
+    assert torch.equal(x, before)
+    assert torch.equal(gradient(wrapped, x, upstream), 2 * x * upstream)
+    assert torch.equal(gradient(BPDA(layer), x, upstream), upstream)
+
+
+def test_a_substitute_that_works_in_place_is_differentiated_as_one_that_does_not():
+    x = samples(2, 6) - 0.5
+    upstream = upstream_like(x)
+    for wrapped in (BPDA(torch.round, nn.ReLU(inplace=True)), BPDA(torch.round, in_place)):
+        y = wrapped.substitute(x.clone())
+        assert torch.equal(
+            gradient(wrapped, x, upstream), upstream * (y > 0) * (1 + (wrapped.substitute is in_place))
+        )
+
+
+@pytest.mark.parametrize("substitute", [None, torch.tanh], ids=["identity", "substitute"])
+@pytest.mark.parametrize(
+    "layer", [torch.round, nn.Identity(), lambda x: x.view_as(x), lambda x: x.view(-1).view_as(x)]
+)
+def test_what_comes_after_may_work_in_place(layer, substitute):
+    x = samples(2, 6) - 0.5
+    before, upstream = x.clone(), upstream_like(x)
+    wrapped = BPDA(layer, substitute)
+    overwritten = nn.Sequential(wrapped, nn.ReLU(inplace=True))
+    assert torch.equal(overwritten(x), layer(x).relu())
+    assert torch.equal(gradient(overwritten, x, upstream), gradient(lambda x: wrapped(x).relu(), x, upstream))
+    assert torch.equal(x, before)
+
+
 def test_no_gradient_reaches_the_parameters_of_layer_or_substitute_but_those_before_get_theirs():
     before, layer, substitute = nn.Linear(4, 4), nn.Linear(4, 4), nn.Linear(4, 4)
     BPDA(layer, substitute)(before(samples(2, 4))).sum().backward()
@@ -120,10 +159,12 @@ def test_the_substitute_runs_under_the_autocast_of_the_forward_pass():
     assert seen[1][0] is False
 
 
+@pytest.mark.parametrize("after", [nn.ReLU(), nn.ReLU(inplace=True)], ids=["copied", "overwritten"])
+@pytest.mark.parametrize("layer", [torch.round, nn.Identity(), nn.ReLU(inplace=True)], ids=str)
 @pytest.mark.parametrize("substitute", [None, nn.Tanh()], ids=["identity", "module"])
-def test_compiled_output_and_gradient_are_those_of_eager(substitute):
+def test_compiled_output_and_gradient_are_those_of_eager(substitute, layer, after):
     torch._dynamo.reset()
-    model = nn.Sequential(nn.Linear(4, 4), BPDA(torch.round, substitute), nn.Linear(4, 3))
+    model = nn.Sequential(nn.Linear(4, 4), BPDA(layer, substitute), after, nn.Linear(4, 3))
     x = samples(2, 4)
     compiled = torch.compile(model, backend="aot_eager", fullgraph=substitute is None)
     assert torch.allclose(compiled(x), model(x))
