@@ -1,6 +1,7 @@
 """Nets with k-WTA from nets with ReLU."""
 
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import ExitStack
 from fnmatch import fnmatchcase
 from typing import Any
 
@@ -11,12 +12,16 @@ from torch.overrides import TorchFunctionMode
 from torch.utils.hooks import RemovableHandle
 
 from fastadv.attacks.attack import undisturbed
+from fastadv.attacks.bpda import BPDA
 from fastadv.ops import Per
 
 from .kwta import KWTA
 
 RELU_MODULES = (nn.ReLU, nn.ReLU6)
 RELU_FUNCTIONS = (F.relu, F.relu6, torch.relu, torch.relu_, Tensor.relu, Tensor.relu_)
+# What allows inference by fused kernels, which would still compute the ReLU, or on nested tensors, which
+# only these take.
+FUSED = {nn.TransformerEncoderLayer: "activation_relu_or_gelu", nn.TransformerEncoder: "use_nested_tensor"}
 
 
 def convert(
@@ -33,17 +38,19 @@ def convert(
     Names are those of `model.named_modules()`. A ReLU that the forward pass calls in several places, as in
     torchvision's ResNets, becomes one KWTA that is called there, each time with the k of what it is given;
     one that is registered under several names is replaced under each that is not skipped. Hooks on a ReLU go
-    with it. Weights and their names stay, and so do the training modes.
+    with it. Weights and their names stay, and so do the training modes. The substitute of a `BPDA` is the
+    attacker's and is not converted, unless the net itself uses the same module.
 
-    A forward pass that calls `functional.relu` holds no module that could be replaced: give an `example`, and
-    such a model is refused instead of half converted.
+    A forward pass that calls `functional.relu`, or a ReLU that it holds in a list of its own, cannot be
+    converted by replacing modules: give an `example`, and such a model is refused instead of half converted.
 
     Args:
         model: any model; left as it was where an error is raised.
         gamma: the sparsity ratio, in (0, 1].
         per: what a row is, as in `KWTA`.
         skip: names, or patterns such as "layer4.*", of ReLUs to keep.
-        example: a batch that the model is run on, once and in eval mode, to see its functional calls.
+        example: a batch that the converted model is run on, once and in eval mode, to see whether it still
+            computes a ReLU that is not skipped.
 
     Returns:
         The names of the modules that were replaced, in the order of `model.named_modules()`.
@@ -51,13 +58,17 @@ def convert(
     Raises:
         TypeError: gamma is not a number.
         ValueError: gamma is not in (0, 1]; there is nothing to replace; a name in `skip` matches no
-            ReLU; or the model calls a functional ReLU on `example`.
+            ReLU; or the converted model still computes a ReLU on `example`.
     """
     KWTA(gamma, per)  # refuses bad settings before any work
+    modules = dict(model.named_modules(remove_duplicate=False))
+    substitutes = tuple(
+        f"{name}.substitute.".lstrip(".") for name, module in modules.items() if isinstance(module, BPDA)
+    )
     relus = {
         name: module
-        for name, module in model.named_modules(remove_duplicate=False)
-        if isinstance(module, RELU_MODULES)
+        for name, module in modules.items()
+        if isinstance(module, RELU_MODULES) and not f"{name}.".startswith(substitutes)
     }
     if "" in relus:
         raise ValueError("convert: model is itself a ReLU and cannot be replaced in place: use KWTA(gamma)")
@@ -74,20 +85,26 @@ def convert(
         raise ValueError(
             f"convert: nothing to replace: {which} (calls of functional.relu cannot be replaced)"
         )
-    if example is not None and (calls := functional_relus(model, example)):
-        raise ValueError(
-            f"convert: the model would be half converted, for its forward pass calls {', '.join(calls)}: "
-            "make nn.ReLU modules of these"
-        )
-    replacements: dict[nn.Module, KWTA] = {}
-    for name in names:
-        relu = relus[name]
-        if relu not in replacements:
-            replacements[relu] = KWTA(gamma, per).train(relu.training)
-        model.set_submodule(name, replacements[relu])
-        parent = model.get_submodule(name.rpartition(".")[0])
-        if isinstance(parent, nn.TransformerEncoderLayer):
-            parent.activation_relu_or_gelu = 0  # its fused inference kernel would still compute the ReLU
+    with ExitStack() as undo:
+        replacements: dict[nn.Module, KWTA] = {}
+        for name in names:
+            relu = relus[name]
+            undo.callback(model.set_submodule, name, relu)
+            if relu not in replacements:
+                replacements[relu] = KWTA(gamma, per).train(relu.training)
+            model.set_submodule(name, replacements[relu])
+        converted = set(replacements.values())
+        for module in model.modules():
+            for kind, flag in FUSED.items():
+                if isinstance(module, kind) and not converted.isdisjoint(module.modules()):
+                    undo.callback(setattr, module, flag, getattr(module, flag))
+                    setattr(module, flag, False)
+        if example is not None and (calls := functional_relus(model, example)):
+            raise ValueError(
+                f"convert: the model would be half converted, for its forward pass calls {', '.join(calls)}: "
+                "make nn.ReLU modules of these, called by their names"
+            )
+        undo.pop_all()
     return names
 
 
@@ -110,7 +127,8 @@ def functional_relus(model: nn.Module, x: Tensor) -> list[str]:
     try:
         for name, module in model.named_modules():
             handles += watch.follow(name, module)
-        with undisturbed(model), torch.no_grad(), watch:
+        # In eager mode: a net that is compiled and has run calls neither hooks nor functions.
+        with torch.compiler.set_stance("force_eager"), undisturbed(model), torch.no_grad(), watch:
             model(x)
     finally:
         for handle in handles:

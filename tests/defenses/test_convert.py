@@ -4,7 +4,7 @@ import torchvision.models
 from torch import nn
 from torch.nn import functional as F
 
-from fastadv import KWTA
+from fastadv import BPDA, KWTA
 from fastadv.defenses import activation_pattern, convert, functional_relus
 from fastadv.models.mnist import LeNet5
 
@@ -132,6 +132,56 @@ def test_with_an_example_a_net_that_would_be_half_converted_is_refused_and_left_
     assert convert(net, 0.1) == ["relu"]
 
 
+class Listed(nn.Module):
+    """A net whose forward pass reaches its ReLU, a module under a name, through a list."""
+
+    def __init__(self):
+        super().__init__()
+        self.relu = nn.ReLU()
+        self.calls = [self.relu]
+
+    def forward(self, x):
+        return self.calls[0](x)
+
+
+def test_with_an_example_a_net_that_still_calls_the_relu_that_was_replaced_is_refused_and_restored():
+    net = nn.Sequential(nn.TransformerEncoder(transformer_layer(), 2), Listed())
+    before, flags = dict(net.named_modules()), fused_flags(net)
+    with pytest.raises(ValueError, match=r"half converted, .* calls relu in 1: make nn.ReLU modules"):
+        convert(net, 0.1, per="last", example=torch.rand(1, 5, 8))
+    assert dict(net.named_modules()) == before
+    assert fused_flags(net) == flags
+
+
+def test_a_net_that_fails_on_the_example_once_it_is_converted_is_restored():
+    net = Shared()
+    with pytest.raises(RuntimeError, match="3 dimensions for per='channel'"):
+        convert(net, 0.1, per="channel", example=torch.rand(1, 6))
+    assert isinstance(net.relu, nn.ReLU)
+    assert net.again is net.relu
+
+
+def test_functional_relus_of_a_compiled_net_that_has_run_are_seen():
+    net, x = Mixed().eval(), torch.rand(2, 1, 28, 28)
+    torch._dynamo.reset()
+    compiled = torch.compile(net, backend="eager")
+    with torch.no_grad():
+        compiled(x)
+    assert len(functional_relus(compiled, x)) == 9
+
+
+@pytest.mark.parametrize("substitute", [nn.ReLU(), nn.Sequential(nn.Linear(4, 4), nn.ReLU())])
+def test_the_substitute_of_a_bpda_is_not_converted(substitute):
+    net = nn.Sequential(BPDA(nn.ReLU(), substitute), nn.ReLU())
+    assert convert(net, 0.5) == ["0.layer", "1"]
+    assert isinstance(net[0].layer, KWTA)
+    assert not any(isinstance(module, KWTA) for module in net[0].substitute.modules())
+    whole = BPDA(nn.Sequential(nn.ReLU()), substitute)
+    assert convert(whole, 0.5) == ["layer.0"]
+    with pytest.raises(ValueError, match=r"model has no nn.ReLU"):
+        convert(nn.Sequential(BPDA(torch.round, substitute)), 0.5)
+
+
 def test_hooks_are_removed_where_the_model_fails_on_the_example():
     net = Shared()
     with pytest.raises(RuntimeError, match="shapes cannot be multiplied"):
@@ -165,11 +215,32 @@ def test_a_converted_net_is_not_converted_twice():
         convert(net, 0.2)
 
 
-def test_a_converted_transformer_computes_the_same_in_its_fast_path_as_outside_of_it():
+def transformer_layer():
     torch.manual_seed(0)
-    net = nn.TransformerEncoderLayer(8, 2, 16, activation=nn.ReLU(), batch_first=True).eval()
+    return nn.TransformerEncoderLayer(8, 2, 16, activation=nn.ReLU(), batch_first=True)
+
+
+def fused_flags(net):
+    flags = ("activation_relu_or_gelu", "use_nested_tensor")
+    return [getattr(module, flag, None) for module in net.modules() for flag in flags]
+
+
+def test_a_converted_transformer_computes_the_same_in_its_fast_path_as_outside_of_it():
+    net = transformer_layer().eval()
     x = torch.rand(2, 5, 8)
     assert convert(net, 0.1, per="last") == ["activation"]
     with torch.no_grad():
         fast = net(x)
     torch.testing.assert_close(fast, net(x))
+
+
+def test_a_converted_transformer_takes_padded_sequences_at_inference():
+    net = nn.TransformerEncoder(transformer_layer(), 2).eval()
+    x, padding = torch.rand(2, 5, 8), torch.arange(5) >= torch.tensor([[5], [3]])
+    other = nn.TransformerEncoder(transformer_layer(), 2)
+    convert(net, 0.1, per="last")
+    with torch.no_grad():
+        fast = net(x, src_key_padding_mask=padding)
+    torch.testing.assert_close(fast[~padding], net(x, src_key_padding_mask=padding)[~padding])
+    convert(nn.Sequential(other, nn.ReLU()), 0.1, skip="0.*")
+    assert other.use_nested_tensor
