@@ -21,7 +21,7 @@ def activation_pattern(model: nn.Module, x: Tensor) -> dict[str, Tensor]:
 
     Args:
         model: run once, in eval mode and without gradients; left as it was. Only modules are seen:
-            `KWTA`, `nn.ReLU` and `nn.ReLU6`.
+            `KWTA`, `nn.ReLU` and `nn.ReLU6`. A compiled net is run uncompiled.
         x: [B, ...] samples for it.
 
     Returns:
@@ -49,7 +49,8 @@ def activation_pattern(model: nn.Module, x: Tensor) -> dict[str, Tensor]:
         if isinstance(module, (KWTA, *RELU_MODULES))
     ]
     try:
-        with undisturbed(model), torch.no_grad():
+        # In eager mode: a net that is compiled and has run does not call new hooks.
+        with torch.compiler.set_stance("force_eager"), undisturbed(model), torch.no_grad():
             model(x)
     finally:
         for handle in handles:

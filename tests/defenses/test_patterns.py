@@ -52,6 +52,24 @@ def test_hooks_are_removed_where_the_model_fails():
     assert not any(module._forward_pre_hooks for module in net.modules())
 
 
+@pytest.mark.parametrize("whole", [True, False], ids=["the net", "a part"])
+def test_the_pattern_of_a_compiled_net_that_has_run_is_that_of_the_net(whole):
+    part = nn.Sequential(nn.Linear(6, 10), KWTA(0.3), nn.Linear(10, 4), nn.ReLU())
+    net, x = nn.Sequential(part), torch.rand(4, 6)
+    expected = activation_pattern(net, x)
+    torch._dynamo.reset()
+    compiled = (
+        torch.compile(net, backend="eager") if whole else nn.Sequential(torch.compile(part, backend="eager"))
+    )
+    with torch.no_grad():
+        before = compiled.eval()(x)
+    pattern = activation_pattern(compiled, x)
+    assert [name.replace("_orig_mod.", "") for name in pattern] == list(expected)
+    assert all(torch.equal(a, b) for a, b in zip(pattern.values(), expected.values(), strict=True))
+    with torch.no_grad():
+        assert torch.equal(compiled(x), before)
+
+
 def test_a_model_without_such_layers_is_refused():
     with pytest.raises(ValueError, match="no KWTA or ReLU module ran"):
         activation_pattern(nn.Linear(3, 2), torch.rand(1, 3))
