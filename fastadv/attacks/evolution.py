@@ -26,7 +26,8 @@ class Evolution(Estimator):
 
     The noisy copies are not clipped to the attack's bounds, as in the published attack: clipping would bias
     the estimate where x is at a bound. Where a model must not see such values, attack
-    `lambda x: model(x.clamp(0, 1))`. A copy whose loss is not finite leaves its sample where it is.
+    `lambda x: model(x.clamp(0, 1))`. A copy whose loss is not finite, and the other of its pair, adds nothing
+    to the sum: a model that answers with NaN here and there is attacked by what it answers elsewhere.
 
     Args:
         sigma: standard deviation of the noise in the units of x, > 0; the published one is 8/255.
@@ -74,6 +75,7 @@ class Evolution(Estimator):
                 copies = torch.cat([(centre + sign * self.sigma * noise).to(x.dtype) for sign in signs])
                 values = objective(model(copies.flatten(0, 1))).unflatten(0, (len(signs), *noise.shape[:2]))
                 weights = values[0] - values[1] if self.antithetic else values[0]
+                weights = weights.where(weights.isfinite(), 0)
                 add_in_order(total, noise.mul_(weights.reshape(*noise.shape[:2], *[1] * (x.dim() - 1))))
         return total.div_(samples * self.sigma)
 

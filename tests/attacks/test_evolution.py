@@ -159,6 +159,39 @@ def test_on_a_kwta_net_evolution_finds_what_pgd_misses():
     assert found.sum() > (~missed).sum()
 
 
+@pytest.mark.parametrize("antithetic", [True, False])
+@pytest.mark.parametrize("value", [math.inf, -math.inf, math.nan])
+def test_copies_without_a_finite_loss_add_nothing_and_the_others_what_they_add_alone(value, antithetic):
+    draws, lost = 12, torch.tensor([0, 3, 4])
+    seen = []
+
+    def slope(change):
+        def objective(logits):
+            return change(logits[:, 0].unflatten(0, (-1, draws, 2))).flatten()
+
+        def model(x):
+            seen.append(x)
+            return linear(x)[:, None]
+
+        x = samples(2, 10, dtype=torch.float64)
+        copies = 2 * draws if antithetic else draws
+        return Evolution(0.1, copies, antithetic).estimate(model, x, objective, step(2)), x
+
+    def some_are_lost(losses):
+        losses[0, lost, 0] = value
+        return losses
+
+    found, x = slope(some_are_lost)
+    copies = seen[-1].unflatten(0, (-1, draws, 2))
+    noise = (copies[0] - x) / 0.1
+    weights = linear(copies[0]) - (linear(copies[1]) if antithetic else 0)
+    weights[lost, 0] = 0
+    expected = (noise * weights[:, :, None]).sum(0) / (len(copies) * draws * 0.1)
+    torch.testing.assert_close(found, expected)
+    nowhere, _ = slope(lambda losses: losses.fill_(value))
+    assert torch.equal(nowhere, torch.zeros_like(x))
+
+
 def test_copies_are_not_clipped_and_a_model_may_clip_them_itself():
     x = torch.zeros(3, 20)
     seen = Recorder(BatchInvariant(20))
