@@ -78,7 +78,10 @@ def main(
         data="digits" if data is None else "fashion-mnist",
         eps=parse_eps(eps, math.inf),
     )
-    settings = replace(settings, seeds=seeds or settings.seeds, images=images or settings.images)
+    try:
+        settings = replace(settings, seeds=seeds or settings.seeds, images=images or settings.images)
+    except ValueError as error:
+        raise typer.BadParameter(f"--images: {error}") from error
     if settings.seeds * settings.images > HELD_OUT:
         raise typer.BadParameter(
             f"--images: {settings.seeds} seeds of {settings.images} are more than the {HELD_OUT} held out"

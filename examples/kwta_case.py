@@ -39,11 +39,12 @@ class Settings:
         gamma: of k-WTA; annealed nets begin with `start_gamma`.
         train_images, epochs, inner_steps: how nets are trained; inner_steps are those of PGD.
         images: how many are attacked for each seed, each of them for one seed only.
-        steps: of PGD, BPDA, EOT and Evolution.
+        steps: of PGD and Evolution; the strong attacks take five times as many.
         samples: of Evolution, for each step.
         width, blocks: channels of a net's first stage, and the number of blocks in each stage.
-        widths, depths: other values of these two.
-        sweep_images, sweep_samples: for these, and for other numbers of samples, fewer images are attacked.
+        widths, depths: other values of these two, for natural training only.
+        sweep_images, sweep_samples: for these, and for other numbers of samples, fewer images are attacked,
+            the first of those of seed 0.
     """
 
     data: str = "digits"
@@ -52,7 +53,7 @@ class Settings:
     gamma: float = 0.1
     start_gamma: float = 0.2
     train_images: int = 4000
-    epochs: int = 6
+    epochs: int = 5
     inner_steps: int = 5
     images: int = 120
     steps: int = 20
@@ -64,17 +65,23 @@ class Settings:
     sweep_images: int = 50
     sweep_samples: tuple[int, ...] = (10, 1000)
 
+    def __post_init__(self) -> None:
+        """Raise ValueError where a sweep would take images that belong to another seed."""
+        if self.images < self.sweep_images:
+            raise ValueError(f"images must be at least {self.sweep_images}, got {self.images}")
+
 
 QUICK = Settings(
     seeds=2,
-    train_images=200,
-    epochs=2,
+    train_images=600,
+    epochs=4,
     inner_steps=1,
-    images=4,
+    images=6,
     steps=2,
     samples=4,
-    width=2,
-    widths=(4,),
+    width=4,
+    blocks=(1, 1),
+    widths=(2,),
     depths=((1,),),
     sweep_images=2,
     sweep_samples=(2,),
@@ -124,19 +131,21 @@ class Row(NamedTuple):
 
 def table_rows(s: Settings) -> dict[str, Row]:
     """The attacks, by the names they have in the table."""
-    pgd = partial(PGD, eps=s.eps, steps=s.steps, chunk=ROWS)
+    pgd = partial(PGD, eps=s.eps, chunk=ROWS)
     strong = pgd(steps=5 * s.steps, loss="margin", restarts=3)
-    over_noise = pgd(gradient=EOT(transforms.Noise(s.eps / 2), draws=10), chunk=ROWS // 10)
+    noise = EOT(transforms.Noise(s.eps / 2), draws=10)
+    over_noise = pgd(steps=2 * s.steps, loss="margin", gradient=noise, restarts=2, chunk=ROWS // 10)
     return {
         CLEAN: Row(FGSM(eps=0.0), "own", 3, swept=True),
         "FGSM": Row(FGSM(eps=s.eps), "own", 3),
-        f"PGD-{s.steps}": Row(pgd(), "own", 3 * s.steps, swept=True),
+        f"PGD-{s.steps}": Row(pgd(steps=s.steps), "own", 3 * s.steps, swept=True),
         f"PGD-{5 * s.steps}x3 (margin)": Row(strong, "own", 45 * s.steps, swept=True),
-        "BPDA (identity)": Row(pgd(), "identity", 3 * s.steps),
-        "BPDA (ReLU)": Row(pgd(), "relu", 3 * s.steps),
-        "EOT (noise)": Row(over_noise, "own", 30 * s.steps),
+        # As many steps and starts as PGD has: what a weaker attack does not find proves nothing.
+        "BPDA (identity)": Row(strong, "identity", 45 * s.steps),
+        "BPDA (ReLU)": Row(strong, "relu", 45 * s.steps),
+        "EOT (noise)": Row(over_noise, "own", 120 * s.steps),
         evolution_name(s.samples): evolution_row(s, s.samples),
-        "transfer (ReLU)": Row(pgd(early_stop=False), "surrogate", 3 * s.steps),
+        "transfer (ReLU)": Row(pgd(steps=s.steps, early_stop=False), "surrogate", 3 * s.steps),
     }
 
 
@@ -182,12 +191,11 @@ class Case:
         return [self.nets(training)[name][0] for training in TRAININGS for name in (RELU, PLAIN)]
 
     def swept_nets(self) -> list[Net]:
-        """Nets of other widths and depths than the table's, of seed 0."""
+        """Naturally trained nets of other widths and depths than the table's, of seed 0."""
         s = self.settings
         shapes = [(width, s.blocks) for width in s.widths] + [(s.width, blocks) for blocks in s.depths]
         return [
-            Net(activation, training, width, blocks, 0)
-            for training in TRAININGS
+            Net(activation, "natural", width, blocks, 0)
             for width, blocks in shapes
             for activation in (RELU, PLAIN)
         ]
@@ -308,8 +316,8 @@ class Case:
         """What holds out on nets of all sizes, by net."""
         s = self.settings
         swept = [name for name, row in table_rows(s).items() if row.swept]
-        nets = self.sampled_nets() + self.swept_nets()
-        nets.sort(key=lambda net: (TRAININGS.index(net.training), sum(net.blocks), net.width))
+        nets = [net for net in self.sampled_nets() if net.training == "natural"] + self.swept_nets()
+        nets.sort(key=lambda net: (sum(net.blocks), net.width))
         return {net: {name: self.held([net], name, s.sweep_images) for name in swept} for net in nets}
 
     def by_samples(self) -> dict[Net, dict[int, Tensor]]:

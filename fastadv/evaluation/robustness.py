@@ -13,7 +13,8 @@ from .statistics import Rate
 Held = Mapping[str, Tensor]
 """By attack, [seeds, n] bool: which samples a net gets right before and after it.
 
-One row for each training seed, with samples of its own, so that all of them are independent.
+One row for each training seed, with samples of its own: given the nets, all samples are independent. Those of
+one seed share a net, so an interval over all samples says nothing of other trainings; the seeds' spread does.
 """
 
 WORST = "worst case"

@@ -67,7 +67,7 @@ class Study:
         folder.mkdir(parents=True, exist_ok=True)
         if self.path.exists():
             self._resume()
-        elif any(folder.iterdir()):
+        elif any(path.suffix != ".part" for path in folder.iterdir()):  # one may be left of a killed start
             raise StudyError(f"{folder} holds files, and not the results.json of a study: give a new folder")
         self._write()
 
