@@ -26,6 +26,14 @@ class KWTA(nn.Module):
     again. It is part of `state_dict`, since a net is trained for the gamma it ends with: loading restores it.
     A state that has none, such as that of a net with ReLU, leaves it as it is. `per`, `ties` and `backward`
     are, like a convolution's stride, not part of the state.
+
+    A copy has a gamma of its own, and what copies parameters and buffers only does not carry it over: a
+    `torch.optim.swa_utils.AveragedModel` keeps the gamma that the net had when the average was made. Where
+    gamma is annealed, call `set_gamma` on the average too.
+
+    `torch.export` may leave the batch, height and width open (`Dim`), but not the last dimension with
+    per="last". A program keeps the gamma of its export; one that was exported with rows of more than 32
+    elements and more than one winner refuses others.
     """
 
     _gamma: float
@@ -84,7 +92,8 @@ class KWTA(nn.Module):
 
     def _winners(self, x: Tensor) -> int:
         first = {"sample": 1, "channel": 2, "last": -1}[self.per]
-        return max(1, int(self._gamma * math.prod(x.shape[first:])))
+        # int, but one that an exported program computes where it leaves the length open.
+        return max(1, torch.sym_int(self._gamma * math.prod(x.shape[first:])))
 
     def extra_repr(self) -> str:
         """The settings, for `print(model)`."""
@@ -93,7 +102,8 @@ class KWTA(nn.Module):
     def get_extra_state(self) -> Tensor:
         """gamma, as a float64 tensor so that every format of weights can hold it."""
         # Not a buffer: on a GPU, reading it at each forward pass would wait for the device.
-        return torch.tensor(self.gamma, dtype=torch.float64)
+        # On the CPU whatever the default device: from torch.device("meta") no number could be read.
+        return torch.tensor(self.gamma, dtype=torch.float64, device="cpu")
 
     def set_extra_state(self, state: Tensor) -> None:
         """Restore gamma; raises ValueError where it is not in (0, 1]."""

@@ -168,6 +168,23 @@ def test_an_exported_net_takes_any_batch_size(backend):
     torch.testing.assert_close(program.module()(x), net(x))
 
 
+@pytest.mark.parametrize("strict", [False, True])
+@pytest.mark.parametrize("per", ["sample", "channel", "last"])
+def test_an_exported_net_takes_images_of_any_size_and_counts_its_winners_in_each(backend, per, strict):
+    net = nn.Sequential(nn.Conv2d(3, 6, 3, padding=1), KWTA(0.29, per)).eval()
+    open_sizes = {0: torch.export.Dim("B"), 2: torch.export.Dim("H"), 3: torch.export.Dim("W")}
+    sizes = [(2, 3, 40, 41), (3, 3, 50, 34), (1, 3, 33, 64)]
+    if per == "last":  # whose length cannot be left open
+        del open_sizes[3]
+        sizes = [(2, 3, 40, 41), (3, 3, 50, 41), (1, 3, 33, 41)]
+    program = torch.export.export(
+        net, (drawn(2, 3, 40, 41),), dynamic_shapes=(open_sizes,), strict=strict
+    ).module()
+    for size in sizes:
+        x = drawn(*size, seed=1)
+        assert torch.equal(program(x), net(x))
+
+
 def test_distributed_training_gives_the_gradients_of_training_alone(backend):
     net, x = small_net(), drawn(2, 3, 8, 8)
     net(x).square().sum().backward()
@@ -203,6 +220,29 @@ def test_weights_of_a_relu_net_load_strictly_and_leave_gamma_as_it_is():
     assert [net[1].gamma, net[4].gamma] == [0.125, 0.125]
     with pytest.raises(RuntimeError, match=r"Missing key\(s\) in state_dict: \"0.weight\""):
         net.load_state_dict({})
+
+
+@pytest.mark.parametrize("gamma", [None, 0.075])
+def test_a_net_that_is_made_without_memory_takes_its_weights_and_gamma_from_a_state(gamma):
+    trained = small_net()
+    if gamma is None:
+        trained[1], trained[4] = nn.ReLU(), nn.ReLU()
+    else:
+        set_gamma(trained, gamma)
+    with torch.device("meta"):
+        net = small_net(0.125)
+        net.load_state_dict(trained.state_dict(), assign=True)
+        assert net.state_dict()["1._extra_state"].device.type == "cpu"
+    assert [net[1].gamma, net[4].gamma] == [gamma or 0.125] * 2
+    assert net(drawn(2, 3, 8, 8)).shape == (2, 4)
+
+
+def test_an_averaged_net_gets_the_gamma_that_is_set_on_it():
+    net, x = small_net(0.5), drawn(2, 3, 8, 8)
+    average = torch.optim.swa_utils.AveragedModel(net)
+    assert set_gamma(net, 0.1) == set_gamma(average, 0.1) == 2
+    average.update_parameters(net)
+    assert torch.equal(average(x), net(x))
 
 
 def test_weights_of_a_kwta_net_do_not_silently_become_those_of_a_relu_net():
