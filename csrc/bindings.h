@@ -160,7 +160,7 @@ struct WinnerRows {
     require(per == "sample" || per == "channel" || per == "last", op,
             "per must be 'sample', 'channel' or 'last', got '", per, "'");
     require(ties == "all" || in_index_order, op, "ties must be 'all' or 'lowest_index', got '", ties, "'");
-    require(x.dim() > first && first >= 0, op, name, " must have at least ", first + 1,
+    require(x.dim() > first && first >= 0, op, name, " must have at least ", std::max<int64_t>(first, 0) + 1,
             " dimensions for per='", per, "', got shape ", shape_of(x));
     for (int64_t d = 0; d < x.dim(); ++d) (d < first ? rows : cols) *= x.size(d);
     require(cols < (int64_t{1} << 31), op, "rows must be shorter than 2^31, got ", cols);
@@ -208,8 +208,8 @@ Tensor kwta_backward(const Tensor& grad, const Tensor& winners, const std::strin
   const WinnerRows shape(op, "grad", grad, per, ties);
   require(winners.scalar_type() == ScalarType::Int && winners.dim() == 2 && winners.size(0) == shape.rows &&
               winners.size(1) == shape.words() && winners.is_contiguous(),
-          op, "winners must be contiguous int32 of shape [", shape.rows, ", ", shape.words(), "], got shape ",
-          shape_of(winners));
+          op, "winners must be contiguous int32 of shape [", shape.rows, ", ", shape.words(), "], got ",
+          torch::headeronly::toString(winners.scalar_type()), " of shape ", shape_of(winners));
   require(winners.device() == grad.device(), op, "winners must be on grad's device");
   Tensor out = torch::stable::empty_like(grad);
   dispatch(op, "grad", grad, [&](auto tag) {

@@ -9,6 +9,7 @@ from numbers import Integral, Real
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
 Bounds = tuple[float, float] | None
 
@@ -95,6 +96,12 @@ def seed_tensor(op: str, tensor: Tensor, batch: Tensor) -> None:
         raise RuntimeError(f"fastadv::{op}: seed must be on the samples' device, {batch.device}")
 
 
+def no_forward_mode(op: str, tensor: Tensor) -> None:
+    """Refuse forward-mode differentiation, which the operators would answer with a derivative of 0."""
+    if not torch.compiler.is_compiling() and forward_ad.unpack_dual(tensor).tangent is not None:
+        raise RuntimeError(f"fastadv::{op}: forward-mode derivatives (jvp) are not supported: use backward")
+
+
 def norm_value(op: str, norm: float) -> float:
     """The norm as a float; refuses all but those that have kernels."""
     if not isinstance(norm, Real) or norm not in (2, math.inf):
@@ -148,6 +155,17 @@ def winner_count(op: str, k: int, cols: int) -> None:
         raise TypeError(f"fastadv::{op}: k must be an integer, got {k!r}")
     if not 1 <= k <= cols:
         raise ValueError(f"fastadv::{op}: k must be 1 .. {cols}, the length of a row, got {k}")
+
+
+def winners_of(op: str, winners: Tensor, grad: Tensor, per: str, ties: str) -> None:
+    """Refuse bits that are not those of this gradient's rows."""
+    _, rows, cols = winner_rows(op, "grad", grad, per, ties)
+    shape = (rows, (cols + 31) // 32)
+    if winners.dtype != torch.int32 or winners.shape != shape:
+        raise RuntimeError(
+            f"fastadv::{op}: winners must be contiguous int32 of shape {list(shape)}, "
+            f"got {winners.dtype} of shape {list(winners.shape)}"
+        )
 
 
 def positive_count(op: str, name: str, value: int, least: int = 1) -> None:

@@ -162,6 +162,7 @@ def _fake_kwta(
 
 
 def _fake_kwta_backward(grad: Tensor, winners: Tensor, per: str = "sample", ties: str = "all") -> Tensor:
+    _checks.winners_of("kwta_backward", winners, grad, per, ties)
     return torch.empty_like(grad)
 
 

@@ -127,6 +127,7 @@ def project(delta: Tensor, eps: float | Tensor, norm: float) -> Tensor:
     """
     norm = _checks.norm_value("project", norm)
     _checks.samples("project", "delta", delta)
+    _checks.no_forward_mode("project", delta)
     eps = _per_sample("project", "eps", eps, delta)
     if is_native(delta):
         return torch.ops.fastadv.project.default(delta, eps, norm)
@@ -149,6 +150,7 @@ def steepest(grad: Tensor, norm: float) -> Tensor:
     """
     norm = _checks.norm_value("steepest", norm)
     _checks.samples("steepest", "grad", grad)
+    _checks.no_forward_mode("steepest", grad)
     if is_native(grad):
         return torch.ops.fastadv.steepest.default(grad, norm)
     return _in_format_of(grad, reference.steepest(grad, norm))
@@ -276,6 +278,7 @@ def add_noise(
         [draws, B, ...] contiguous, in the dtype of x; differentiable in x (0 where the box cut it off).
     """
     _checks.samples("add_noise", "x", x)
+    _checks.no_forward_mode("add_noise", x)
     _checks.positive_count("add_noise", "draws", draws)
     _checks.positive_count("add_noise", "first_draw", first_draw, least=0)
     _checks.noise_kind("add_noise", kind)
@@ -416,6 +419,7 @@ def _seed_tensor(op: str, seed: int | tuple[int, int], device: torch.device) -> 
 def _kwta_arguments(op: str, x: Tensor, k: int, per: Per, ties: Ties) -> tuple[Tensor, int, Per, Ties]:
     """The leading arguments as the schema has them."""
     _checks.samples(op, "x", x)
+    _checks.no_forward_mode(op, x)
     _, _, cols = _checks.winner_rows(op, "x", x, per, ties)
     _checks.winner_count(op, k, cols)
     return x, k, per, ties

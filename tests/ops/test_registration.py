@@ -93,6 +93,21 @@ def test_an_attacks_update_is_a_constant_to_autograd(device):
     assert not ops.random_in_ball(x, 0.1, seed=0).requires_grad
 
 
+@pytest.mark.parametrize(
+    "op",
+    [
+        lambda x: ops.kwta(x, 2),
+        lambda x: ops.project(x, 0.1, 2),
+        lambda x: ops.steepest(x, math.inf),
+        lambda x: ops.add_noise(x, 2, scale=0.1, seed=0),
+    ],
+)
+def test_forward_mode_is_refused_and_does_not_give_zeros(op, device):
+    x = step_inputs((2, 5), torch.float32, device)[2]
+    with pytest.raises(RuntimeError, match=r"forward-mode derivatives \(jvp\) are not supported"):
+        torch.func.jvp(op, (x,), (torch.ones_like(x),))
+
+
 def test_in_place_step_on_a_tensor_saved_for_backward_is_an_error(device):
     x_adv, x, grad = step_inputs((2, 5), torch.float32, device)
     weight = torch.ones(2, 5, device=device, requires_grad=True)
