@@ -23,6 +23,7 @@ app = typer.Typer(no_args_is_help=True)
 
 WIDTH_GAMMAS = [0.1, 0.3]
 ANGLE_GAMMAS = [0.001, 0.02, 0.1, 0.3]
+MOST_DRAWS = 100_000
 
 Out = Annotated[
     Path,
@@ -30,7 +31,7 @@ Out = Annotated[
         dir_okay=False, help="The file to draw: .png, .pdf or .svg. One that is there is overwritten."
     ),
 ]
-Seed = Annotated[int, typer.Option(min=0, help="Seed of everything that is drawn at random.")]
+Seed = Annotated[int, typer.Option(min=0, max=2**63 - 1, help="Seed of everything that is drawn at random.")]
 Gammas = Annotated[
     list[float], typer.Option("--gamma", help="Sparsity ratio, in (0, 1]; may be given several times.")
 ]
@@ -39,7 +40,9 @@ Gammas = Annotated[
 @app.command()
 def patterns_width(
     gamma: Gammas = WIDTH_GAMMAS,
-    draws: Annotated[int, typer.Option(min=1, help="How many layers are drawn for each width.")] = 256,
+    draws: Annotated[
+        int, typer.Option(min=1, max=MOST_DRAWS, help="How many layers are drawn for each width.")
+    ] = 256,
     seed: Seed = 0,
     out: Out = Path("patterns-width.png"),
 ) -> None:
@@ -58,8 +61,10 @@ def patterns_width(
 @app.command()
 def patterns_angle(
     gamma: Gammas = ANGLE_GAMMAS,
-    width: Annotated[int, typer.Option(min=1, help="Width of the layer.")] = 16384,
-    draws: Annotated[int, typer.Option(min=1, help="How many layers are drawn for each angle.")] = 32,
+    width: Annotated[int, typer.Option(min=1, max=2**24, help="Width of the layer.")] = 16384,
+    draws: Annotated[
+        int, typer.Option(min=1, max=MOST_DRAWS, help="How many layers are drawn for each angle.")
+    ] = 32,
     seed: Seed = 0,
     out: Out = Path("patterns-angle.png"),
 ) -> None:
@@ -79,8 +84,8 @@ def patterns_angle(
 def loss_landscape(
     gamma: Annotated[float, typer.Option(help="Sparsity ratio of the k-WTA net, in (0, 1].")] = 0.1,
     eps: Annotated[str, typer.Option(help="Half the grid's width, for digits in [0, 1].")] = "0.1",
-    points: Annotated[int, typer.Option(min=3, help="Points along each side of the grid.")] = 25,
-    epochs: Annotated[int, typer.Option(min=1, help="How long the two nets are trained.")] = 3,
+    points: Annotated[int, typer.Option(min=3, max=1000, help="Points along each side of the grid.")] = 25,
+    epochs: Annotated[int, typer.Option(min=1, max=1000, help="How long the two nets are trained.")] = 3,
     seed: Seed = 0,
     out: Out = Path("landscape.png"),
 ) -> None:
@@ -95,12 +100,13 @@ def loss_landscape(
     try:
         with _progress("training") as on_step:
             trained = train_digit_nets(gamma, epochs=epochs, seed=seed, on_step=on_step)
+        surfaces = {
+            name: landscape(net, trained.x, trained.y, radius, points, seed)[0]
+            for name, net in trained.nets.items()
+        }
     except (ModelError, ValueError) as error:
         raise typer.BadParameter(str(error)) from error
-    surfaces = {}
-    for name, net in trained.nets.items():
-        losses = landscape(net, trained.x, trained.y, radius, points, seed)[0]
-        surfaces[name] = losses
+    for name, losses in surfaces.items():
         typer.echo(
             f"{name}: {percent(trained.accuracy[name])} of the held-out digits right; around a "
             f"{int(trained.y)} the loss is {losses.min():.3g} to {losses.max():.3g}, "

@@ -1,6 +1,8 @@
 """The loss around an input."""
 
+import math
 from collections.abc import Callable
+from numbers import Integral, Real
 
 import torch
 from torch import Tensor
@@ -33,24 +35,25 @@ def landscape(
         model: [B, ...] -> logits [B, K]; attacked in eval mode and left as it was.
         x: [B, ...] samples.
         y: [B] int64 labels.
-        eps: half the grid's width, in the units of x; positive.
+        eps: half the grid's width, in the units of x; positive and finite.
         points: points along each side, at least 2; the centre is x where it is odd.
         seed: of the random signs, which depend on it and on the sample's place in the batch only; the global
             generator is not used.
-        chunk: how many points are evaluated together.
+        chunk: how many points are evaluated together, at least 1.
         on_step: called with (points done, all points).
 
     Returns:
         [B, points, points] float64 on the CPU: the loss at (s_i, t_j), each from -eps to eps.
 
     Raises:
-        ValueError: eps or points is out of range, the model's gradient vanishes at a sample, or does not
-            reach x.
+        ValueError: eps, points or chunk is out of range, the model's gradient vanishes at a sample, or does
+            not reach x.
     """
-    if not eps > 0 or points < 2:
-        raise ValueError(
-            f"landscape: eps must be positive and points at least 2, got eps {eps}, points {points}"
-        )
+    if not isinstance(eps, Real) or not 0 < float(eps) < math.inf:
+        raise ValueError(f"landscape: eps must be positive and finite, got {eps!r}")
+    for name, value, least in (("points", points, 2), ("chunk", chunk, 1)):
+        if not isinstance(value, Integral) or value < least:
+            raise ValueError(f"landscape: {name} must be an integer of at least {least}, got {value!r}")
     if len(y) != len(x):
         raise ValueError(f"landscape: y must have shape [{len(x)}], got {list(y.shape)}")
     run = forward("landscape", model, None)

@@ -102,6 +102,36 @@ def test_bad_settings_are_refused_in_one_line_before_any_work(
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
+@pytest.mark.parametrize(
+    ("command", "option", "value", "most"),
+    [
+        *[
+            (command, "--seed", "9" * 23, 2**63 - 1)
+            for command in ("patterns-width", "patterns-angle", "landscape")
+        ],
+        ("patterns-angle", "--width", "1000000000000", 2**24),
+        ("patterns-angle", "--draws", "1000000000000", 100_000),
+        ("patterns-width", "--draws", "1000000000000", 100_000),
+        ("landscape", "--points", "1000000000", 1000),
+        ("landscape", "--epochs", "9" * 23, 1000),
+    ],
+)
+def test_numbers_beyond_what_a_machine_holds_are_refused_with_the_option_s_name(
+    tmp_path, command, option, value, most
+):
+    run = plot(command, option, value, "--out", tmp_path / "figure.png")
+    assert run.exit_code == 2
+    assert run.stderr.startswith(f"fastadv: Invalid value for '{option}': ")
+    assert run.stderr.count("\n") == 1
+    assert str(most) in run.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_largest_seed_draws(tmp_path):
+    run = plot("patterns-width", "--draws", 1, "--seed", 2**63 - 1, "--out", tmp_path / "figure.png")
+    assert run.exit_code == 0, run.output
+
+
 def test_the_landscape_s_eps_is_read_as_the_attacks_read_theirs(tmp_path):
     run = plot("landscape", "--eps", "-1", "--out", tmp_path / "landscape.png")
     assert run.exit_code == 2

@@ -98,8 +98,13 @@ class Flat(nn.Module):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"eps": 0}, "eps must be positive and points at least 2, got eps 0, points 25"),
-        ({"eps": 0.1, "points": 1}, "got eps 0.1, points 1"),
+        ({"eps": 0}, "landscape: eps must be positive and finite, got 0"),
+        ({"eps": float("inf")}, "landscape: eps must be positive and finite, got inf"),
+        ({"eps": float("nan")}, "landscape: eps must be positive and finite, got nan"),
+        ({"points": 1}, "landscape: points must be an integer of at least 2, got 1"),
+        ({"points": 2.5}, "landscape: points must be an integer of at least 2, got 2.5"),
+        ({"chunk": 0}, "landscape: chunk must be an integer of at least 1, got 0"),
+        ({"chunk": -1}, "landscape: chunk must be an integer of at least 1, got -1"),
         ({"y": torch.tensor([0, 1])}, r"y must have shape \[1\], got \[2\]"),
         ({"model": Flat()}, "gradient at sample 0 is 0 everywhere: it has no direction"),
         ({"model": lambda x: x.detach()}, "no gradient reaches x"),
@@ -107,5 +112,6 @@ class Flat(nn.Module):
 )
 def test_what_has_no_landscape_is_refused(change, message):
     arguments = {"model": BatchInvariant(4), "x": samples(1, 4), "y": torch.tensor([0]), "eps": 0.1}
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(ValueError, match=message) as raised:
         landscape(**{**arguments, **change})
+    assert "\n" not in str(raised.value)
