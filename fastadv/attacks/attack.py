@@ -228,6 +228,13 @@ def check_length(attack: str, name: str, value: object) -> None:
         raise ValueError(f"{attack}: {name} must be finite and at least 0, got {value}")
 
 
+def refuse_class(name: str, field: str, value: object) -> None:
+    """Raise TypeError for a class in place of an instance, which would pass as a callable."""
+    if isinstance(value, type):
+        kind = value.__name__
+        raise TypeError(f"{name}: {field} must be an instance, got the class {kind}: write {kind}(...)")
+
+
 def check_fields(
     attack: str, eps: float | Tensor, norm: float, bounds: Bounds, autocast: torch.dtype | None
 ) -> None:

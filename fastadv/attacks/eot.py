@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from fastadv._checks import compute_dtype
+from fastadv.attacks.attack import refuse_class
 from fastadv.attacks.gradients import Estimator, Forward, Objective, add_in_order, backpropagated, chunks
 from fastadv.attacks.randomness import Randomness, Step
 
@@ -46,7 +47,7 @@ class EOT(Estimator):
         clean: average over the draws and x itself, which counts as one draw more.
 
     Raises:
-        TypeError: transform is not callable.
+        TypeError: transform is not callable, or a class.
         ValueError: a field is out of range.
     """
 
@@ -58,6 +59,7 @@ class EOT(Estimator):
 
     def __post_init__(self) -> None:
         """Refuse fields out of range."""
+        refuse_class("EOT", "transform", self.transform)
         if self.transform is not None and not callable(self.transform):
             raise TypeError(f"EOT: transform must be a callable or None, got {self.transform!r}")
         if not isinstance(self.draws, Integral) or self.draws < 1:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from fastadv._checks import compute_dtype
+from fastadv.attacks.attack import refuse_class
 from fastadv.attacks.gradients import Estimator, Forward, Objective, add_in_order, chunks
 from fastadv.attacks.randomness import Step
 from fastadv.attacks.schedules import SampleSchedule
@@ -38,6 +39,7 @@ class Evolution(Estimator):
             all. It changes no result, bit for bit, if it changes no bits of the model's.
 
     Raises:
+        TypeError: samples is a class, such as `StagedSamples` for `StagedSamples()`.
         ValueError: a field is out of range.
     """
 
@@ -50,6 +52,7 @@ class Evolution(Estimator):
         """Refuse fields out of range."""
         if not isinstance(self.sigma, Real) or not 0 < float(self.sigma) < math.inf:
             raise ValueError(f"Evolution: sigma must be positive and finite, got {self.sigma!r}")
+        refuse_class("Evolution", "samples", self.samples)
         if not callable(self.samples):
             self._check_samples(self.samples)
         least = 2 if self.antithetic else 1

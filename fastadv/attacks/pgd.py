@@ -20,6 +20,7 @@ from fastadv.attacks.attack import (
     distances,
     forward,
     pose,
+    refuse_class,
     undisturbed,
 )
 from fastadv.attacks.gradients import Autograd, Estimator, Forward, Gradient
@@ -60,6 +61,7 @@ class PGD:
             torch.Generator from which each call draws a new one. The global generator is never touched.
 
     Raises:
+        TypeError: a class is given where an instance of it is meant, or `gradient` is no gradient.
         ValueError: a field is out of range.
     """
 
@@ -81,6 +83,8 @@ class PGD:
     def __post_init__(self) -> None:
         """Refuse fields out of range."""
         name = type(self).__name__
+        for field in ("step_size", "loss", "gradient"):
+            refuse_class(name, field, getattr(self, field))
         check_fields(name, self.eps, self.norm, self.bounds, self.autocast)
         if self.step_size is not None and not callable(self.step_size):
             check_length(name, "step_size", self.step_size)

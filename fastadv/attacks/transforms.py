@@ -72,7 +72,7 @@ class ResizePad:
             height, rounded to whole pixels.
         largest: the height of the canvas, > smallest: heights are uniform in smallest .. largest - 1.
             The canvas has the proportions of x.
-        fill: the value around the image.
+        fill: the value around the image; finite.
     """
 
     smallest: int
@@ -83,6 +83,7 @@ class ResizePad:
         """Refuse fields out of range."""
         _check_integer("ResizePad", "smallest", self.smallest, 1)
         _check_integer("ResizePad", "largest", self.largest, self.smallest + 1)
+        _check_fill("ResizePad", self.fill)
 
     def __call__(self, x: Tensor, randomness: Randomness) -> Tensor:
         """[N, C, H, W] -> [N, C, largest, round(largest * W / H)]."""
@@ -111,7 +112,7 @@ class Crop:
         padding: pixels added on every side, >= 0.
         resize: scale the window to the height and width of x, bilinearly; values are interpolated between
             pixels of x only, and the padding begins where x ends.
-        fill: the value of the padding.
+        fill: the value of the padding; finite.
     """
 
     size: int
@@ -123,6 +124,7 @@ class Crop:
         """Refuse fields out of range."""
         _check_integer("Crop", "size", self.size, 1)
         _check_integer("Crop", "padding", self.padding, 0)
+        _check_fill("Crop", self.fill)
 
     def __call__(self, x: Tensor, randomness: Randomness) -> Tensor:
         """[N, C, H, W] -> [N, C, size, size], or the shape of x with `resize`."""
@@ -226,3 +228,8 @@ def _check_images(name: str, x: Tensor) -> None:
 def _check_integer(name: str, field: str, value: int, least: int) -> None:
     if not isinstance(value, Integral) or value < least:
         raise ValueError(f"{name}: {field} must be an integer of at least {least}, got {value!r}")
+
+
+def _check_fill(name: str, fill: float) -> None:
+    if not isinstance(fill, Real) or not math.isfinite(fill):
+        raise ValueError(f"{name}: fill must be a finite number, got {fill!r}")

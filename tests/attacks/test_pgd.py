@@ -8,8 +8,9 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from fastadv import FGSM, PGD, Autograd, StepDecay
-from fastadv.attacks.schedules import ConstantStep
+from fastadv import EOT, FGSM, PGD, Autograd, Evolution, StepDecay
+from fastadv.attacks.schedules import ConstantStep, StagedSamples
+from fastadv.attacks.transforms import Noise
 from tests.attacks.nets import BatchInvariant, Recorder, samples
 
 
@@ -229,6 +230,35 @@ def test_numpy_numbers_are_numbers():
 def test_fields_of_a_wrong_type_are_refused_by_name(field):
     with pytest.raises((TypeError, ValueError), match=f"PGD: {next(iter(field))} must be"):
         PGD(eps=0.1, **field)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (
+            lambda: PGD(eps=0.1, gradient=Evolution),
+            "PGD: gradient must be an instance, got the class Evolution",
+        ),
+        (lambda: FGSM(eps=0.1, gradient=EOT), "FGSM: gradient must be an instance, got the class EOT"),
+        (lambda: PGD(eps=0.1, step_size=StepDecay), "PGD: step_size must be an instance, got the class Step"),
+        (
+            lambda: PGD(eps=0.1, loss=nn.CrossEntropyLoss),
+            "PGD: loss must be an instance, got the class Cross",
+        ),
+        (
+            lambda: EOT(Noise, 5),
+            r"EOT: transform must be an instance, got the class Noise: write Noise\(...\)",
+        ),
+        (
+            lambda: Evolution(0.1, StagedSamples),
+            "Evolution: samples must be an instance, got the class Staged",
+        ),
+    ],
+)
+def test_a_class_in_place_of_an_instance_is_refused_when_the_attack_is_made(make, message):
+    with pytest.raises(TypeError, match=message) as raised:
+        make()
+    assert "\n" not in str(raised.value)
 
 
 @pytest.mark.parametrize("early_stop", [True, False])
