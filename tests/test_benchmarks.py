@@ -186,6 +186,8 @@ def test_the_targets_are_those_of_groups_that_are_measured() -> None:
         elif target.group.startswith("k-WTA ResNet-18 "):
             work = target.group.removeprefix("k-WTA ResNet-18 ")
             test = f"test_a_kwta_resnet18[{work}-{target.contender}]"
+        elif target.group == "detection LeNet5":
+            test = f"test_detection_on_lenet5[{target.contender}]"
         elif target.group.startswith("kwta"):
             operator, cols, dtype, data = target.group.split()
             test = f"test_{operator}[{cols}-{data}-{dtype}-{target.contender}]"
