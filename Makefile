@@ -19,11 +19,12 @@ define CHECK_PYTHON
     "fastadv needs Python 3.11 or later, and $(PYTHON) is " + sys.version.split()[0] + ": make PYTHON=python3.12")'
 endef
 
-.PHONY: help demo kwta test bench gpu lint format build clean
+.PHONY: help demo kwta odds test bench gpu lint format build clean
 
 help:
 	@echo "make demo    break a real ImageNet classifier, and show it"
 	@echo "make kwta    defend nets with k-WTA and break them, on real digits: 20 minutes on two cores"
+	@echo "make odds    detect adversarial digits by noise, and evade the detector: 12 minutes on two cores"
 	@echo "make test    run the tests"
 	@echo "make bench   measure the kernels against PyTorch on this machine's CPU"
 	@echo "make gpu     build, test and measure on this machine's GPU, with the PyTorch of PYTHON=python3"
@@ -36,6 +37,9 @@ demo: .venv/built
 
 kwta: .venv/built
 	@$(IN_VENV) python examples/kwta.py
+
+odds: .venv/built
+	@$(IN_VENV) python examples/odds.py
 
 test: .venv/built
 	@$(IN_VENV) pytest
