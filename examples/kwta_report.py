@@ -10,6 +10,8 @@ from kwta_case import ANNEALED, CLEAN, PLAIN, RELU, Case, evolution_name, table_
 
 LEVEL = 0.05
 """A p-value below it counts as a difference."""
+CHANCE = 0.05
+"""So many may fall to further attacks because of their random starts alone."""
 
 
 def report(case: Case, tables: Mapping[str, Mapping[str, Held]]) -> str:
@@ -105,13 +107,19 @@ def hidden(name: str, held: Held, control: Held, gradient: Sequence[str]) -> str
         return f"{text}."
     if not standing.any():
         return f"{text}: there is nothing left that its gradient could hide."
-    expected, seen = (rate_of(*_fallen(each, gradient)) for each in (control, held))
+    control_standing, control_fallen = _fallen(control, gradient)
+    least = Rate(count(fallen), count(standing)).interval()[0]
     if not fallen.any():
         verdict = "nothing here shows that its gradient hides anything"
-    elif expected is None or seen.interval()[0] > expected.interval()[1]:
-        verdict = f"its gradient hides something, that of {RELU} less or nothing"
+    elif not control_standing.any():
+        hides = "its gradient hides something" if least > CHANCE else "so few may be due to more starts"
+        verdict = f"{hides} (of {RELU} nothing is left to hold that against)"
     else:
-        verdict = f"it is not shown to hide more than that of {RELU}, where {percent(expected)} fall so"
+        expected = Rate(count(control_fallen), count(control_standing))
+        if least > max(CHANCE, expected.interval()[1]):
+            verdict = f"its gradient hides something, that of {RELU} less or nothing"
+        else:
+            verdict = f"it is not shown to hide more than that of {RELU}, where {percent(expected)} fall so"
     return f"{text}: {verdict}."
 
 
@@ -119,11 +127,6 @@ def _fallen(held: Held, gradient: Sequence[str]) -> tuple[Tensor, Tensor]:
     """What holds out against the attacks with gradients, and what of it falls to others."""
     standing = worst({attack: held[attack] for attack in gradient})
     return standing, standing & ~worst(held)
-
-
-def rate_of(standing: Tensor, fallen: Tensor) -> Rate | None:
-    """How many of those that stood fell; None where none stood."""
-    return Rate(count(fallen), count(standing)) if standing.any() else None
 
 
 def compare(first: str, held: Tensor, second: str, held_by_second: Tensor) -> str:

@@ -232,6 +232,10 @@ def test_a_hidden_gradient_is_found_where_more_fall_to_other_attacks_than_of_the
     assert report.hidden("ReLU", control, control, ["PGD"]).endswith("(EOT 2).")
     gone = report.hidden("net", {**held(0), "PGD": flags("0" * 40)}, control, ["PGD"])
     assert gone.endswith("there is nothing left that its gradient could hide.")
+    broken = {**control, "PGD": flags("0" * 40)}
+    few, many = (report.hidden("net", held(n), broken, ["PGD"]) for n in (3, 30))
+    assert few.endswith("so few may be due to more starts (of ReLU nothing is left to hold that against).")
+    assert many.endswith("its gradient hides something (of ReLU nothing is left to hold that against).")
 
 
 def test_one_net_is_called_more_robust_than_another_only_where_the_sign_test_says_so():
