@@ -148,7 +148,7 @@ def reading(case: Case, subject: Subject) -> list[str]:
     }
     chain = [(pgd, STOPPING), (pgd, MATCHING), (MATCHING, EOT_MATCHING), (EOT_MATCHING, EVASION)]
     return [
-        promise(rates),
+        promise(rates, s.held_out_images),
         *(
             against_clean(name, found[name], found[CLEAN], cutoff)
             for name in (*map(pgd_name, s.eps), STOPPING, FGSM_ROW)
@@ -175,21 +175,33 @@ def reading(case: Case, subject: Subject) -> list[str]:
     ]
 
 
-def promise(rates: Mapping[str, tuple[float, Rate]]) -> str:
-    """Whether false positives are as rare as asked for: by test, what was asked for and what was found."""
+def promise(rates: Mapping[str, tuple[float, Rate]], held_out: int) -> str:
+    """Whether false positives are as rare as asked for.
+
+    Args:
+        rates: by test, what was asked for and what was found.
+        held_out: the number of images that the cutoffs are from: they are estimates, too.
+    """
     far = [name for name, (fpr, rate) in rates.items() if abs(off(rate, fpr)) > MARGIN]
-    verdict = (
-        f"these are not: {'; '.join(far)}" if far else "the cutoffs from held-out images keep their promise"
-    )
+    # The rate of a given cutoff and the cutoff's own error are independent: their variances add up.
+    beyond = [name for name, (fpr, rate) in rates.items() if abs(off(rate, fpr, held_out)) > MARGIN]
+    verdict = f"all but {'; '.join(far)}" if far else "the cutoffs from held-out images keep their promise"
     return (
         f"{len(rates) - len(far)} of {len(rates)} rates of false positives lie within {MARGIN} binomial "
-        f"standard deviations of their target: {verdict}."
+        f"standard deviations of their target: {verdict}. Where it is counted that the cutoffs are estimated "
+        f"from {held_out} images, {len(rates) - len(beyond)} of {len(rates)} do."
     )
 
 
-def off(rate: Rate, target: float) -> float:
-    """By how many binomial standard deviations of the target a rate lies above it."""
-    return (rate.value - target) / math.sqrt(target * (1 - target) / rate.n)
+def off(rate: Rate, target: float, held_out: float = math.inf) -> float:
+    """By how many standard deviations a rate lies above its target.
+
+    Args:
+        rate: found.
+        target: asked for.
+        held_out: the number of images that the cutoff is from; math.inf takes it for exact.
+    """
+    return (rate.value - target) / math.sqrt(target * (1 - target) * (1 / rate.n + 1 / held_out))
 
 
 def against_clean(name: str, attacked: Scored, clean: Scored, cutoff: float) -> str:
@@ -205,7 +217,9 @@ def against_clean(name: str, attacked: Scored, clean: Scored, cutoff: float) -> 
     elif area >= FAR:
         verdict = "it is flagged far more often than clean images, as the survey says"
     else:
-        verdict = "it is flagged more often than clean images, but not by far, which the survey does not say"
+        verdict = (
+            "it is flagged more often than clean images, but not far more: less than the survey suggests"
+        )
     return (
         f"{name}: {percent(flagged)} of {flagged.n} are flagged, and of the clean images "
         f"{percent(mistaken)}; area {area:.3f}: {verdict}."

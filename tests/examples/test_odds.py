@@ -17,10 +17,11 @@ from fastadv.evaluation.statistics import Rate
 from fastadv.evaluation.study import Study
 from fastadv.models import mnist_lenet5
 from fastadv.models.datasets import Images
-from odds_attacks import CLEAN, EOT_MATCHING, EVASION, MATCHING, QUICK, Row, table_rows
+from odds_attacks import CLEAN, EOT_MATCHING, EVASION, MATCHING, QUICK, Row, Settings, table_rows
 from odds_case import HELD_OUT, MAIN, VARIANTS, Case, Scored, Subject
 
-SCRIPT = Path(__file__).parents[2] / "examples/odds.py"
+ROOT = Path(__file__).parents[2]
+SCRIPT = ROOT / "examples/odds.py"
 
 
 def run(out, *arguments):
@@ -118,6 +119,23 @@ def test_bad_options_are_refused_in_one_line_and_nothing_is_lost(finished):
     assert (finished / "results.json").read_bytes() == before
 
 
+def test_the_documented_figures_are_those_of_the_committed_run(finished, tmp_path):
+    kept = ROOT / "examples/results/odds-digits.json"
+    results = json.loads(kept.read_text())
+    settings = {
+        name: tuple(value) if isinstance(value, list) else value
+        for name, value in results["settings"].items()
+    }
+    (tmp_path / "results.json").write_bytes(kept.read_bytes())
+    subjects = odds.load_subjects(Settings(**settings), None)
+    whole = report.report(Case(Settings(**settings), Study(tmp_path, settings, {}), subjects))
+    documented = (ROOT / "docs/odds.md").read_text()
+    lines = [line for line in whole.splitlines() if line.startswith(("|", "-"))]
+    assert len(lines) > 60
+    assert [line for line in lines if line not in documented] == []
+    assert all(results["about"][name] in documented for name in ("date", "torch"))
+
+
 def numbered(first, count):
     """Images that can be told apart, `count` / 10 of each class."""
     x = torch.arange(first, first + count, dtype=torch.float32).reshape(-1, 1, 1, 1)
@@ -211,16 +229,24 @@ def test_rates_are_of_successes_or_of_all_samples_as_their_names_say():
 
 
 def test_a_promise_is_kept_within_three_standard_deviations_only():
-    assert "2 of 2" in report.promise({"a": (0.01, Rate(19, 1000)), "b": (0.05, Rate(30, 1000))})
-    broken = report.promise({"a": (0.01, Rate(20, 1000)), "b": (0.05, Rate(28, 1000))})
-    assert broken.startswith("0 of 2") and broken.endswith("these are not: a; b.")
+    kept = report.promise({"a": (0.01, Rate(19, 1000)), "b": (0.05, Rate(30, 1000))}, 1000)
+    assert kept.startswith("2 of 2") and "keep their promise" in kept
+    broken = report.promise({"a": (0.01, Rate(20, 1000)), "b": (0.05, Rate(28, 1000))}, 1000)
+    assert broken.startswith("0 of 2") and "all but a; b." in broken and broken.endswith("2 of 2 do.")
+    assert report.promise({"a": (0.01, Rate(24, 1000))}, 1000).endswith("0 of 1 do.")
+
+
+def test_that_cutoffs_are_estimates_widens_the_spread_by_the_root_of_two_where_n_is_the_same():
+    rate = Rate(70, 1000)
+    assert report.off(rate, 0.05) == pytest.approx(0.02 / (0.05 * 0.95 / 1000) ** 0.5)
+    assert report.off(rate, 0.05, 1000) == pytest.approx(report.off(rate, 0.05) / 2**0.5)
 
 
 @pytest.mark.parametrize(
     ("attacked", "verdict"),
     [
         (scored([3.0] * 50), "flagged far more often than clean images, as the survey says"),
-        (scored([*[-1.0] * 25, *[3.0] * 25]), "not by far, which the survey does not say"),
+        (scored([*[-1.0] * 25, *[3.0] * 25]), "not far more: less than the survey suggests"),
         (scored([*[0.0] * 47, *[3.0] * 3]), "the survey is not borne out"),
         (scored([3.0] * 5, [False] * 5), "it never succeeds, so there is nothing to flag"),
     ],
