@@ -262,6 +262,7 @@ Tensor add_noise(const Tensor& x, int64_t draws, const std::string& kind, double
   require(kind == "normal" || kind == "uniform" || kind == "sign", op,
           "kind must be 'normal', 'uniform' or 'sign', got '", kind, "'");
   require(draws >= 1, op, "draws must be at least 1, got ", draws);
+  require(scale >= 0, op, "scale must be at least 0, got ", scale);
   require(first_draw >= 0, op, "first_draw must be at least 0, got ", first_draw);
   check_bounds(op, lower, upper);
   check_seed(op, seed, x);

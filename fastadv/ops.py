@@ -275,7 +275,7 @@ def add_noise(
         first_draw: number of the first draw: draws 0 .. 9 are draws 0 .. 4 and, from first_draw 5 on, 5 .. 9.
 
     Returns:
-        [draws, B, ...] contiguous, in the dtype of x; differentiable in x (0 where the box cut it off).
+        [draws, B, ...] contiguous, in the dtype of x; differentiable in x (0 at the ends of the box).
     """
     _checks.samples("add_noise", "x", x)
     _checks.no_forward_mode("add_noise", x)
@@ -332,7 +332,7 @@ def odds_score(
 
     Args:
         gaps: [kinds, B, K] float64, the mean of g over draws for each kind of noise.
-        predicted: [B] int64, t, in 0 .. K-1.
+        predicted: [B] int64, t, in 0 .. K-1; of anything else nothing is known.
         mean: [kinds, K, K] float64, of g by predicted class and class, over clean samples.
         std: likewise; where it is NaN nothing is known of the pair, and it does not count.
         two_sided: take the maximum of |z_i| instead.

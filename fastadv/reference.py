@@ -185,12 +185,15 @@ def odds_score(
     gaps: Tensor, predicted: Tensor, mean: Tensor, std: Tensor, *, two_sided: bool = False
 ) -> tuple[Tensor, Tensor]:
     """The largest z-score over classes, and its class; see `fastadv.ops.odds_score`."""
+    is_class = (predicted >= 0) & (predicted < gaps.shape[2])
+    predicted = torch.where(is_class, predicted, 0)
     total = torch.zeros_like(gaps[0])
     for gap, centre, spread in zip(gaps, mean[:, predicted], std[:, predicted], strict=True):
         total = total + (gap - centre) / spread
     z = total / len(gaps)
     z = z.abs() if two_sided else z
-    z = z.masked_fill(z.isnan(), -math.inf).scatter(1, predicted[:, None], -math.inf)
+    z = z.masked_fill(z.isnan() | ~is_class[:, None], -math.inf)
+    z = z.scatter(1, predicted[:, None], -math.inf)
     score, towards = z.max(1)
     return score, towards
 

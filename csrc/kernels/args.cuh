@@ -110,7 +110,8 @@ struct AddNoiseArgs {
   FASTADV_HD Seed stream() const { return {static_cast<uint64_t>(seed[0]), static_cast<uint32_t>(seed[1])}; }
   FASTADV_HD int64_t quads() const { return (cols + 3) / 4; }
   FASTADV_HD T place(T x, float noise) const {
-    return narrow<T>(clamp(widen(x) + scale * C(noise), lower, upper));
+    const C moved = widen(x) + scale * C(noise);
+    return narrow<T>(moved == moved ? clamp(moved, lower, upper) : moved);  // a NaN stays one
   }
 };
 
@@ -155,6 +156,7 @@ struct OddsScoreArgs {
   /// The z-score of a gap, averaged over kinds of noise; -inf where nothing is known of it.
   FASTADV_HD double z(int64_t row, int64_t towards) const {
     const int64_t from = predicted[row];
+    if (from < 0 || from >= classes) return -HUGE_VAL;  // no class: nothing is known of it
     double total = 0.0;
     for (int64_t kind = 0; kind < kinds; ++kind) {
       const int64_t known = (kind * classes + from) * classes + towards;

@@ -123,6 +123,20 @@ def test_derivative_is_one_for_each_copy_inside_the_box(bounds, device, backend)
     assert torch.equal(grad, inside.sum(0).double())
 
 
+def test_a_nan_stays_one(device, backend):
+    x = torch.tensor([[0.5, math.nan]], device=device)
+    out = ops.add_noise(x, 3, scale=0.1, seed=0)
+    assert out[..., 1].isnan().all()
+    assert out[..., 0].isfinite().all()
+
+
+def test_the_operator_itself_refuses_a_scale_that_is_none(device, native):
+    x, seed = torch.zeros(2, 3, device=device), torch.tensor([0, 0], device=device)
+    for scale in (-1.0, math.nan):
+        with pytest.raises(RuntimeError, match="fastadv::add_noise: scale must be at least 0"):
+            torch.ops.fastadv.add_noise(x, 2, "normal", scale, 0.0, 1.0, seed)
+
+
 @pytest.mark.parametrize(
     ("arguments", "error", "message"),
     [

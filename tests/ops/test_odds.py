@@ -109,6 +109,15 @@ def test_pairs_of_which_nothing_is_known_do_not_count(device, backend):
     assert (towards[3:] != 0).all()
 
 
+@pytest.mark.parametrize("label", [-1, 4, 10**12, -(10**12)])
+def test_of_what_is_no_class_nothing_is_known_and_nothing_is_read(label, device, backend):
+    gaps, predicted, mean, std = known(2, 3, 4, device)
+    predicted[1] = label
+    score, _ = ops.odds_score(gaps, predicted, mean, std)
+    assert score[1] == -math.inf
+    assert score[[0, 2]].isfinite().all()
+
+
 def test_statistics_are_constants_to_autograd(device, backend):
     clean, noisy = logits((3, 2, 4), torch.float32, device)
     assert not ops.gap_moments(clean.requires_grad_(), noisy.requires_grad_())[0].requires_grad
