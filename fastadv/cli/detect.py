@@ -113,6 +113,9 @@ def _prepare(file: Path, spec: str, fpr: float | None, device: str) -> tuple[Odd
     if len(detector.input_shape) != 3 or detector.input_shape[0] not in (1, 3):
         shape = list(detector.input_shape)
         raise typer.BadParameter(f"--detector: {file}: made for samples {shape}, not for images")
+    if detector.bounds is not None and detector.bounds != (0, 1):
+        box = list(detector.bounds)
+        raise typer.BadParameter(f"--detector: {file}: made for samples in {box}, not for images in [0, 1]")
     if fpr is not None:
         try:
             detector.cutoff = detector.threshold(fpr)

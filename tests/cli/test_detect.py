@@ -154,3 +154,19 @@ def test_a_detector_for_what_is_no_image_is_refused(pictures, tmp_path, monkeypa
     run = fastadv_detect(*pictures, "--detector", "odds", "--model", "flat.py:flat")
     assert run.exit_code == 2
     assert "--detector: odds: made for samples [7], not for images" in run.stderr
+
+
+def test_a_detector_for_another_box_than_that_of_images_is_refused_by_its_option(
+    models, detector, pictures, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    arguments = [*pictures, "--detector", "odds.safetensors", "--model", "tiny.py:Bent"]
+    for bounds, code in (((0.2, 0.7), 2), ((0.0, 255.0), 2), (None, 0)):
+        detector.bounds = bounds
+        detector.save("odds.safetensors")
+        run = fastadv_detect(*arguments)
+        assert run.exit_code == code, run.output
+        if bounds:
+            message = f"--detector: odds.safetensors: made for samples in {list(bounds)}, not for images in"
+            assert message in run.stderr
+            assert "--model" not in run.stderr
