@@ -135,8 +135,12 @@ def logits_of_others(logits: Tensor) -> Tensor:
         logits: [B, K], the model's for clean samples.
 
     Raises:
-        ValueError: all samples have the same predicted class.
+        ValueError: logits are not [B, K] or empty, or all samples have the same predicted class.
     """
+    if logits.dim() != 2 or logits.numel() == 0:
+        raise ValueError(
+            f"logits_of_others: logits must be [B, K] with B and K at least 1, got {list(logits.shape)}"
+        )
     predicted, numbers = logits.argmax(1), torch.arange(len(logits), device=logits.device)
     steps = (numbers - numbers[:, None]) % len(logits)
     others = predicted != predicted[:, None]

@@ -95,6 +95,10 @@ def test_the_logits_of_others_are_those_of_the_next_sample_of_another_class():
     assert torch.equal(logits_of_others(logits), logits[[2, 2, 3, 4, 2]])
     with pytest.raises(ValueError, match="every sample has the same predicted class"):
         logits_of_others(torch.eye(3)[[0, 0]])
+    with pytest.raises(
+        ValueError, match=r"logits_of_others: logits must be \[B, K\] with B and K at least 1, got \[0, 3\]"
+    ):
+        logits_of_others(torch.empty(0, 3))
 
 
 def test_logits_that_do_not_fit_are_refused_in_one_line(net, x):
