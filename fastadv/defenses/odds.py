@@ -24,6 +24,12 @@ from .odds_statistics import LEAST, GapStatistics, Spread, held_out_cutoff, norm
 Batch = Tensor | Sequence[Tensor]
 Attack = Callable[[nn.Module, Tensor, Tensor], Tensor]
 
+FIRST_CUTOFF = normal_cutoff(0.001, 1)
+"""The 99.9% quantile of the normal distribution."""
+
+# Version counters and autograd are needed, and what is learnt is used outside of inference mode as well.
+outside_inference_mode = torch.inference_mode(False)
+
 
 class Examination(NamedTuple):
     """What the detector says about samples.
@@ -84,8 +90,8 @@ class OddsAreOdd(nn.Module):
         seed: of the noise, in [0, 2^63).
 
     Attributes:
-        cutoff: what a score must exceed to be flagged; at first the normal distribution's 99.9% quantile,
-            3.09, as in the authors' code.
+        cutoff: what a score must exceed to be flagged; at first, and after every `fit`, the normal
+            distribution's 99.9% quantile, 3.09, as in the authors' code. May be set to any number.
         counts: [K] int64, how many samples of each predicted class the statistics are of.
         mean, std: [kinds, K, K] float64, mu and sigma by kind, predicted class and class; NaN in std where
             nothing is known. All three are empty before `fit`.
@@ -104,7 +110,6 @@ class OddsAreOdd(nn.Module):
     two_sided: bool
     autocast: torch.dtype | None
     seed: int
-    cutoff: float
     corrections: dict[int, Correction]
     input_shape: tuple[int, ...]
     counts: Tensor
@@ -138,17 +143,19 @@ class OddsAreOdd(nn.Module):
             raise ValueError(
                 f"OddsAreOdd: autocast must be torch.float16, torch.bfloat16 or None, got {autocast}"
             )
+        if not isinstance(two_sided, bool):
+            raise ValueError(f"OddsAreOdd: two_sided must be True or False, got {two_sided!r}")
         if not (isinstance(seed, Integral) and 0 <= seed < 2**63):
             raise ValueError(f"OddsAreOdd: seed must be an integer in [0, 2^63), got {seed!r}")
         self.model = model
         self.noise = tuple((kind, float(scale)) for kind, scale in noise)
-        self.draws = draws
-        self.chunk = chunk
+        self.draws = int(draws)
+        self.chunk = None if chunk is None else int(chunk)
         self.bounds = None if bounds is None else (float(bounds[0]), float(bounds[1]))
         self.two_sided = two_sided
         self.autocast = autocast
-        self.seed = seed
-        self.cutoff = normal_cutoff(0.001, 1)
+        self.seed = int(seed)
+        self.cutoff = FIRST_CUTOFF
         self.corrections = {}
         self.input_shape = ()
         for name in ("mean", "std"):
@@ -162,19 +169,35 @@ class OddsAreOdd(nn.Module):
         return logits
 
     @property
+    def cutoff(self) -> float:
+        """What a score must exceed to be flagged; setting it to NaN raises ValueError."""
+        return self._cutoff
+
+    @cutoff.setter
+    def cutoff(self, value: float) -> None:
+        if math.isnan(value):
+            raise ValueError("OddsAreOdd: cutoff must be a number, got NaN")
+        self._cutoff = float(value)
+
+    @property
     def classes(self) -> int:
         """K, the number of classes; 0 before `fit`."""
         return len(self.counts)
 
     @property
     def unknown(self) -> list[int]:
-        """The classes of which `fit` saw fewer than 3 samples: none that is predicted so is ever flagged."""
+        """The classes of which `fit` saw fewer than 3 samples.
+
+        What is predicted so is never flagged, unless a logit of it or of a noisy copy is not finite.
+        """
         return (self.counts < LEAST).nonzero().flatten().tolist()
 
+    @outside_inference_mode
     def gaps(self, x: Tensor, ids: Tensor | None = None) -> Gaps:
         """How noise moves the samples' logits; arguments and errors as of `examine`, but needs no `fit`."""
         return self._measured(pose("OddsAreOdd", x, None, None, ids, self.bounds))
 
+    @outside_inference_mode
     def fit(
         self,
         loader: Iterable[Batch],
@@ -184,6 +207,9 @@ class OddsAreOdd(nn.Module):
         quiet: bool = False,
     ) -> list[int]:
         """Learn mu and sigma from clean samples, in one pass; nothing of a sample is kept.
+
+        Held-out scores and corrections are forgotten, and the cutoff is the first one again: they were made
+        for the statistics of before.
 
         Args:
             loader: batches x or (x, y, ...): x [B, ...], y [B] int64 labels. Samples are numbered in their
@@ -196,15 +222,16 @@ class OddsAreOdd(nn.Module):
             quiet: show no progress bar.
 
         Returns:
-            The classes with fewer than 3 samples, which never flag; a warning names them.
+            The classes with fewer than 3 samples; a warning names them. They never flag, but for samples with
+            logits that are not finite.
 
         Raises:
             TypeError, ValueError: samples that `examine` would refuse, a batch without labels where they are
-                needed, logits that are not finite, or no samples at all.
+                needed, logits that are not finite, or no samples at all; the detector is then left as it was.
         """
         if std not in ("examples", "joint"):
             raise ValueError(f"OddsAreOdd.fit: std must be 'examples' or 'joint', got {std!r}")
-        statistics, device = None, torch.device("cpu")
+        statistics, device, input_shape = None, torch.device("cpu"), self.input_shape
         for problem in self._batches("fit", loader, correct_only, quiet):
             gaps = self._measured(problem)
             device, classes = problem.x.device, gaps.logits.shape[1]
@@ -216,21 +243,28 @@ class OddsAreOdd(nn.Module):
                     f"OddsAreOdd.fit: the model returned {len(statistics.counts)} logits, then {classes}"
                 )
             counted = gaps.predicted == problem.y if correct_only else slice(None)
-            statistics.add(gaps.predicted[counted], gaps.mean[:, counted], gaps.variance[:, counted])
-            self.input_shape = tuple(problem.x.shape[1:])
+            statistics.add(
+                gaps.predicted[counted],
+                gaps.logits[counted],
+                gaps.mean[:, counted],
+                gaps.variance[:, counted],
+            )
+            input_shape = tuple(problem.x.shape[1:])
         if statistics is None or not statistics.counts.any():
             raise ValueError("OddsAreOdd.fit: loader must have samples that count, got none")
         self.counts = statistics.counts.to(device)
         self.mean, self.std = statistics.mean.to(device), statistics.std(std).to(device)
         self.held_out, self.corrections = self.held_out[:0], {}
+        self.cutoff, self.input_shape = FIRST_CUTOFF, input_shape
         if self.unknown:
             names = ", ".join(map(str, self.unknown))
             warnings.warn(
                 f"OddsAreOdd.fit: fewer than {LEAST} samples were predicted as {names}: these never flag",
-                stacklevel=2,
+                stacklevel=3,  # the decorator is one
             )
         return self.unknown
 
+    @outside_inference_mode
     def calibrate(self, loader: Iterable[Batch], *, fpr: float = 0.01, quiet: bool = False) -> float:
         """Score clean samples that `fit` has not seen, keep the scores, and set the cutoff by them.
 
@@ -243,8 +277,8 @@ class OddsAreOdd(nn.Module):
             The new cutoff, `threshold(fpr)`.
 
         Raises:
-            TypeError, ValueError: as `examine`, or too few samples for such an fpr; the detector is then left
-                as it was.
+            TypeError, ValueError: as `examine`, too few samples for such an fpr, or a cutoff that would not
+                be finite, as where most samples are of unknown classes; the detector is then left as it was.
         """
         scores = [
             self._examined(problem).score for problem in self._batches("calibrate", loader, False, quiet)
@@ -268,8 +302,8 @@ class OddsAreOdd(nn.Module):
             source: one of these.
 
         Raises:
-            ValueError: fpr is out of range or too small for the number of held-out scores; there are none; or
-                for "normal" there are no statistics.
+            ValueError: fpr is out of range or too small for the number of held-out scores; there are none, or
+                the one wanted is not finite; or for "normal" there are no statistics.
         """
         if source == "held_out":
             return held_out_cutoff(self.held_out, fpr)
@@ -287,6 +321,7 @@ class OddsAreOdd(nn.Module):
         """
         return self.mean + self.std * self.cutoff
 
+    @outside_inference_mode
     def fit_correction(self, loader: Iterable[Batch], attack: Attack, *, quiet: bool = False) -> None:
         """Learn the true class of attacked samples from what the model says and from where noise moves them.
 
@@ -295,26 +330,41 @@ class OddsAreOdd(nn.Module):
 
         Args:
             loader: batches (x, y): x [B, ...] clean samples, y [B] int64 their true classes.
-            attack: (model, x, y) -> x_adv, such as `PGD(eps=0.1)`.
+            attack: (model, x, y) -> x_adv like x, such as `PGD(eps=0.1)`.
             quiet: show no progress bar.
 
         Raises:
-            TypeError, ValueError: as `examine`, a batch without labels, or no sample that the attack flips.
+            TypeError, ValueError: as `examine`, for what the attack returns too; a batch without labels, or
+                with labels that are no classes; or no sample that the attack flips.
         """
         self._check_fitted("fit_correction")
         features, predicted, labels = [], [], []
         for problem in self._batches("fit_correction", loader, True, quiet):
-            assert problem.y is not None
-            problem.x = attack(self.model, problem.x, problem.y)
-            gaps = self._measured(problem)
-            kept = (gaps.predicted != problem.y) & gaps.finite
+            x, y = problem.x, problem.y
+            assert y is not None
+            wrong = y[(y < 0) | (y >= self.classes)]
+            if len(wrong) > 0:
+                raise ValueError(
+                    f"OddsAreOdd.fit_correction: y must be classes 0 .. {self.classes - 1}, "
+                    f"got {wrong[0].item()}"
+                )
+            x_adv = attack(self.model, x, y)
+            if not isinstance(x_adv, Tensor) or x_adv.shape != x.shape:
+                got = list(x_adv.shape) if isinstance(x_adv, Tensor) else type(x_adv).__name__
+                raise ValueError(
+                    f"OddsAreOdd.fit_correction: attack must return samples {list(x.shape)}, got {got}"
+                )
+            attacked = pose("OddsAreOdd.fit_correction", x_adv, y, None, problem.ids, self.bounds)
+            gaps = self._measured(attacked)
+            kept = (gaps.predicted != y) & gaps.finite
             features.append(gaps.features[kept].cpu())
             predicted.append(gaps.predicted[kept].cpu())
-            labels.append(problem.y[kept].cpu())
+            labels.append(y[kept].cpu())
         if sum(map(len, labels)) == 0:
             raise ValueError("OddsAreOdd.fit_correction: the attack flips no sample: nothing can be learnt")
         self.corrections = fit_corrections(torch.cat(features), torch.cat(predicted), torch.cat(labels))
 
+    @outside_inference_mode
     def examine(self, x: Tensor, ids: Tensor | None = None) -> Examination:
         """Everything about samples at once, for the price of kinds * draws + 1 forwards.
 
@@ -380,6 +430,7 @@ class OddsAreOdd(nn.Module):
         odds_file.save(self, path)
 
     @classmethod
+    @outside_inference_mode
     def load(cls, path: str | PathLike[str], model: nn.Module, **changes: Any) -> Self:
         """The detector that `save` wrote, around a model and on its device.
 
@@ -388,13 +439,14 @@ class OddsAreOdd(nn.Module):
         Args:
             path: the file.
             model: the model that the detector was made for; whether it is that very one cannot be seen.
-            changes: arguments of `OddsAreOdd` in place of the file's, such as chunk, autocast or seed.
+            changes: chunk, autocast or seed in place of the file's. All else goes with the statistics: fit
+                another detector.
 
         Raises:
             OSError: the file cannot be read.
             ValueError: it is broken or of another version, or was made for another number of classes or shape
                 of samples than the model's; one line that names it.
-            TypeError: the model is not a module, or an argument is unknown.
+            TypeError: the model is not a module, or something else is to be changed.
         """
         return odds_file.load(cls, path, model, changes)
 
@@ -405,12 +457,17 @@ class OddsAreOdd(nn.Module):
         name, seen = f"OddsAreOdd.{method}", 0
         bar = track(loader, description=method, console=Console(stderr=True), disable=quiet, transient=True)
         for batch in bar:
-            x, *rest = [batch] if isinstance(batch, Tensor) else batch
+            parts = [batch] if isinstance(batch, Tensor) else batch
+            if not isinstance(parts, list | tuple) or not parts:
+                got = type(batch).__name__
+                raise TypeError(f"{name}: loader must give batches x or (x, y, ...), got {got}")
+            x, *rest = parts
             if labelled and not rest:
                 raise ValueError(f"{name}: loader must give batches (x, y), got x alone")
-            ids = torch.arange(seen, seen + len(x), device=x.device)
+            problem = pose(name, x, rest[0] if labelled else None, None, None, self.bounds)
+            problem.ids = problem.rows + seen
             seen += len(x)
-            yield pose(name, x, rest[0] if labelled else None, None, ids, self.bounds)
+            yield problem
 
     def _measured(self, problem: Problem) -> Gaps:
         """How noise moves the logits of a batch."""

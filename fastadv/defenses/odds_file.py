@@ -1,9 +1,11 @@
 """The file of a detector: tensors as safetensors, settings as JSON in its metadata. Nothing in it is code."""
 
 import json
+import math
 import os
 from collections.abc import Mapping
 from itertools import chain
+from numbers import Real
 from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -27,6 +29,10 @@ FORMAT = "fastadv.OddsAreOdd"
 VERSION = 1
 STATISTICS = ("counts", "mean", "std", "held_out")
 AUTOCAST = {None: None, "float16": torch.float16, "bfloat16": torch.bfloat16}
+CHANGEABLE = ("chunk", "autocast", "seed")
+"""Settings that the statistics do not depend on."""
+LARGEST = 2**28
+"""No sample has more elements than this."""
 SETTINGS = (
     "noise",
     "draws",
@@ -55,7 +61,8 @@ def save(detector: "OddsAreOdd", path: str | PathLike[str]) -> None:
     tensors = {name: getattr(detector, name).cpu().contiguous() for name in STATISTICS}
     for t, correction in detector.corrections.items():
         tensors |= {f"correction.{t}.{name}": tensor for name, tensor in correction._asdict().items()}
-    metadata = {"format": FORMAT, "version": str(VERSION), "settings": json.dumps(settings)}
+    text = json.dumps(settings, default=lambda number: number.item())  # numpy's numbers, set by the user
+    metadata = {"format": FORMAT, "version": str(VERSION), "settings": text}
     unfinished = Path(f"{os.fspath(path)}.part")
     unfinished.write_bytes(serialize(tensors, metadata))
     os.replace(unfinished, path)
@@ -65,14 +72,19 @@ def load(
     cls: "type[Detector]", path: str | PathLike[str], model: nn.Module, changes: Mapping[str, Any]
 ) -> "Detector":
     """What `save` wrote, around a model and on its device; see `OddsAreOdd.load`."""
+    others = ", ".join(name for name in changes if name not in CHANGEABLE)
+    if others:
+        raise TypeError(
+            f"OddsAreOdd.load: only {', '.join(CHANGEABLE)} can be changed, got {printable(others)}"
+        )
     settings, tensors = _read(path)
     try:
-        cutoff, shape = float(settings.pop("cutoff")), tuple(settings.pop("input_shape"))
+        cutoff, shape = _cutoff(settings.pop("cutoff")), _input_shape(settings.pop("input_shape"))
         settings["autocast"] = AUTOCAST[settings["autocast"]]
         cls(nn.Identity(), **settings)  # so that what is wrong with the file is told from wrong changes
         corrections = _corrections(tensors)
         _check(len(settings["noise"]), tensors, corrections)
-    except (KeyError, TypeError, ValueError) as error:
+    except Exception as error:  # nothing but what is in the file is at work here
         raise OddsFileError(path, f"settings or tensors are broken ({brief(error)})") from error
     detector = cls(model, **{**settings, **changes})
     detector.cutoff, detector.input_shape, detector.corrections = cutoff, shape, corrections
@@ -94,7 +106,7 @@ def _read(path: str | PathLike[str]) -> tuple[dict[str, Any], dict[str, Tensor]]
         with safe_open(os.fspath(path), "pt") as file:
             metadata = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except SafetensorError as error:
+    except (SafetensorError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
         raise OddsFileError(path, f"not a whole safetensors file ({error})") from error
     if metadata.get("format") != FORMAT:
         raise OddsFileError(path, "a safetensors file, but not of an OddsAreOdd detector")
@@ -104,7 +116,7 @@ def _read(path: str | PathLike[str]) -> tuple[dict[str, Any], dict[str, Tensor]]
         )
     try:
         settings = json.loads(metadata["settings"])
-    except (KeyError, ValueError) as error:
+    except (KeyError, ValueError, RecursionError) as error:
         raise OddsFileError(path, f"settings are broken ({brief(error)})") from error
     if not isinstance(settings, dict) or settings.keys() != set(SETTINGS):
         raise OddsFileError(path, f"settings are broken (expected {', '.join(SETTINGS)})")
@@ -122,8 +134,8 @@ def _meet(path: str | PathLike[str], detector: "OddsAreOdd", classes: int) -> to
     """
     model, shape, (lower, upper) = detector.model, detector.input_shape, detector.bounds or (0.0, 0.0)
     example = next(chain(model.parameters(), model.buffers()), torch.empty(0))
-    grey = torch.full((1, *shape), (lower + upper) / 2, dtype=example.dtype, device=example.device)
     try:
+        grey = torch.full((1, *shape), (lower + upper) / 2, dtype=example.dtype, device=example.device)
         with undisturbed(model), torch.no_grad():
             logits = forward("OddsAreOdd", model, detector.autocast)(grey)
     except FAILURES as error:
@@ -135,6 +147,21 @@ def _meet(path: str | PathLike[str], detector: "OddsAreOdd", classes: int) -> to
             path, f"made for logits [1, {classes}] of one sample, and the model returns {list(logits.shape)}"
         )
     return example.device
+
+
+def _cutoff(value: object) -> float:
+    if not isinstance(value, Real) or isinstance(value, bool) or math.isnan(value):
+        raise ValueError(f"cutoff is {value!r}")
+    return float(value)
+
+
+def _input_shape(sizes: object) -> tuple[int, ...]:
+    """The shape of a sample; ValueError for what is none."""
+    if not isinstance(sizes, list) or not sizes or not all(type(size) is int and size >= 1 for size in sizes):
+        raise ValueError("input_shape must have integers of at least 1")
+    if math.prod(sizes) > LARGEST:
+        raise ValueError(f"input_shape has more than {LARGEST} elements")
+    return tuple(sizes)
 
 
 def _corrections(tensors: dict[str, Tensor]) -> dict[int, Correction]:
@@ -158,8 +185,22 @@ def _check(kinds: int, tensors: Mapping[str, Tensor], corrections: Mapping[int, 
     }
     for t, (labels, weight, bias) in corrections.items():
         known = 0 <= t < classes and bool(((labels >= 0) & (labels < classes)).all())
-        if not known or weight.shape != (len(labels), kinds * classes) or bias.shape != labels.shape:
+        shapes = (labels.numel(),), (labels.numel(), kinds * classes), (labels.numel(),)
+        fits = labels.numel() > 0 and (labels.shape, weight.shape, bias.shape) == shapes
+        kind = (labels.dtype, weight.dtype, bias.dtype) == (torch.int64, torch.float64, torch.float64)
+        if not (known and fits and kind and weight.isfinite().all() and bias.isfinite().all()):
             raise ValueError(f"correction of class {t}")
     for name, (shape, dtype) in wanted.items():
         if tuple(tensors[name].shape) != shape or str(tensors[name].dtype) != dtype:
             raise ValueError(f"{name} is {tensors[name].dtype} {list(tensors[name].shape)}")
+    mean, std = tensors["mean"], tensors["std"]
+    wrong = {
+        "counts has fewer than 2 classes": classes < 2,
+        "counts is negative": (tensors["counts"] < 0).any(),
+        "mean is not finite": not mean.isfinite().all(),
+        "std is not positive and finite": not (std.isnan() | (std > 0) & std.isfinite()).all(),
+        "held_out is NaN": tensors["held_out"].isnan().any(),
+    }
+    for reason, found in wrong.items():
+        if found:
+            raise ValueError(reason)

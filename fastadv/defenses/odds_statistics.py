@@ -13,6 +13,9 @@ Spread = Literal["examples", "joint"]
 LEAST = 3
 """With fewer examples than this nothing is known of a class."""
 
+ULPS = 4
+"""A pair that varies by no more than so many roundings of its logits has not varied."""
+
 
 class GapStatistics:
     """Means and variances of the gaps of each predicted class, one sample after the other (Welford 1962).
@@ -32,26 +35,36 @@ class GapStatistics:
         self.mean = torch.zeros(shape, dtype=torch.float64)
         self._between = torch.zeros(shape, dtype=torch.float64)
         self._within = torch.zeros(shape, dtype=torch.float64)
+        self._rounding = torch.zeros(classes, classes, dtype=torch.float64)
 
-    def add(self, predicted: Tensor, gaps: Tensor, variances: Tensor) -> None:
+    def add(self, predicted: Tensor, logits: Tensor, gaps: Tensor, variances: Tensor) -> None:
         """Take samples in.
 
         Args:
             predicted: [B] int64, their predicted classes.
+            logits: [B, K] float32 or float64, their own.
             gaps: [kinds, B, K] float64, the means over draws.
             variances: likewise, the variances over draws.
         """
-        per_sample = zip(predicted.tolist(), gaps.cpu().unbind(1), variances.cpu().unbind(1), strict=True)
-        for t, gap, variance in per_sample:
+        rounding = logits.cpu().double().abs() * torch.finfo(logits.dtype).eps
+        per_sample = zip(
+            predicted.tolist(), rounding, gaps.cpu().unbind(1), variances.cpu().unbind(1), strict=True
+        )
+        for t, ulps, gap, variance in per_sample:
             self.counts[t] += 1
             mean = self.mean[:, t]
             change = gap - mean
             mean += change / self.counts[t]
             self._between[:, t] += change * (gap - mean)
             self._within[:, t] += variance
+            self._rounding[t] += ulps
 
     def std(self, spread: Spread) -> Tensor:
         """[kinds, K, K] float64: population standard deviations, NaN where nothing is known of a pair.
+
+        Nothing is known of a class with fewer than `LEAST` samples, and of a pair (t, i) that has not varied:
+        its standard deviation is at most `ULPS` times eps * (|logit_t| + |logit_i|), with the mean magnitudes
+        over the samples of class t and the eps of the logits' dtype (1.2e-7 for float32).
 
         Args:
             spread: "examples": of the samples' means over draws, as in the authors' code; "joint": of single
@@ -59,8 +72,9 @@ class GapStatistics:
         """
         total = self._between if spread == "examples" else self._between + self._within
         std = (total / self.counts[:, None]).sqrt()
-        # A pair that has not varied says nothing of what is usual, and would divide by 0.
-        return std.masked_fill((std == 0) | (self.counts[:, None] < LEAST), torch.nan)
+        rounding = (self._rounding + self._rounding.diagonal()[:, None]) / self.counts[:, None]
+        # A pair that has not varied says nothing of what is usual, and would divide by (next to) 0.
+        return std.masked_fill((std <= ULPS * rounding) | (self.counts[:, None] < LEAST), torch.nan)
 
 
 def normal_cutoff(fpr: float, tails: int) -> float:
@@ -77,7 +91,13 @@ def held_out_cutoff(scores: Tensor, fpr: float) -> float:
     if place > count:
         least = math.ceil(1 / fpr) - 1
         raise ValueError(f"OddsAreOdd: fpr {fpr:g} needs at least {least} held-out scores, got {count}")
-    return float(scores.sort().values[place - 1])
+    cutoff = float(scores.sort().values[place - 1])
+    if not math.isfinite(cutoff):
+        raise ValueError(
+            f"OddsAreOdd: the cutoff for fpr {fpr:g} would be {cutoff}: too many held-out samples are of "
+            "unknown classes or have logits that are not finite"
+        )
+    return cutoff
 
 
 def _probability(fpr: float) -> float:

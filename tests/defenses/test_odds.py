@@ -11,6 +11,7 @@ from torch import nn
 
 import fastadv
 from fastadv import PGD, OddsAreOdd
+from fastadv.attacks import OddsEvasion
 from fastadv.defenses.odds_statistics import GapStatistics
 from fastadv.models import datasets, mnist_lenet5
 from tests.attacks.nets import BatchInvariant, Norms, Recorder, samples
@@ -92,7 +93,7 @@ def test_streamed_moments_are_those_of_two_passes(spread):
     statistics = GapStatistics(2, 3)
     for part in torch.arange(90).split(7):
         gaps = draws[:, part]
-        statistics.add(predicted[part], gaps.mean(2), gaps.var(2, correction=0))
+        statistics.add(predicted[part], gaps[0, :, 0].float(), gaps.mean(2), gaps.var(2, correction=0))
     for t in range(3):
         mine = draws[:, predicted == t]
         assert torch.allclose(statistics.mean[:, t], mine.mean((1, 2)), rtol=1e-14)
@@ -348,6 +349,7 @@ def test_two_threads_may_serve_at_once(net, x):
         ({"chunk": 0.5}, "chunk must be an integer of at least 1, got 0.5"),
         ({"bounds": (1, 0)}, "bounds must be (lower, upper) with lower < upper, got (1, 0)"),
         ({"autocast": torch.float32}, "autocast must be torch.float16, torch.bfloat16 or None"),
+        ({"two_sided": 1}, "two_sided must be True or False, got 1"),
         ({"seed": -1}, "seed must be an integer in [0, 2^63), got -1"),
     ],
 )
@@ -388,6 +390,87 @@ def test_bad_use_is_refused_in_one_line(net, x):
     detector.model = BatchInvariant(20, classes=3)
     with pytest.raises(ValueError, match=r"model must return logits \[400, 4\] as in fit, got \[400, 3\]"):
         detector.score(x)
+
+
+def test_everything_works_in_inference_mode_and_what_is_learnt_there_serves_outside(net, x):
+    plain, y, attack = fitted(net, x), net(x).argmax(1), PGD(eps=0.2, steps=5)
+    plain.calibrate([x], fpr=0.05, quiet=True)
+    plain.fit_correction([(x, y)], attack, quiet=True)
+    with torch.inference_mode():
+        inside, ids = x.clone(), torch.arange(len(x))
+        labels = y.clone()
+        assert inside.is_inference()
+        detector = fitted(net, inside)
+        detector.calibrate([inside], fpr=0.05, quiet=True)
+        detector.fit_correction([(inside, labels)], attack, quiet=True)
+        for found in (detector, plain):
+            assert torch.equal(found.score(inside, ids), plain.score(x))
+            assert torch.equal(found.detect(inside), plain.detect(x))
+            assert torch.equal(found.predict(inside), plain.predict(x))
+            assert all(map(torch.equal, found.gaps(inside), plain.gaps(x)))
+            assert all(map(torch.equal, found.judge(found.gaps(inside)), plain.examine(x)))
+    for name in ("mean", "std", "counts", "held_out"):
+        assert not getattr(detector, name).is_inference()
+        assert torch.equal(getattr(detector, name).nan_to_num(9), getattr(plain, name).nan_to_num(9))
+    evasion = OddsEvasion(detector, draws=2)  # differentiates by the statistics
+    assert PGD(eps=0.1, steps=2, gradient=evasion)(net, x[:5], y[:5]).shape == (5, 20)
+
+
+def test_a_cutoff_that_is_not_finite_and_a_fit_that_fails_leave_the_detector_as_it_was(net, x):
+    detector = fitted(net, x)
+    detector.calibrate([x], fpr=0.05, quiet=True)
+    state = detector.cutoff, detector.held_out, detector.mean
+    std, detector.std = detector.std, torch.full_like(detector.std, math.nan)
+    with pytest.raises(
+        ValueError, match=r"OddsAreOdd: the cutoff for fpr 0\.1 would be -inf: too many held-out"
+    ):
+        detector.calibrate([x], fpr=0.1, quiet=True)
+    detector.std = std
+
+    class Sums(nn.Module):
+        def forward(self, x):
+            return torch.stack((x.sum((1, 2)), x.amax((1, 2))), 1) / (x[:, 0, :1] > 0)
+
+    detector.model = Sums()
+    broken = torch.rand(4, 2, 3)
+    broken[3] = 0
+    with pytest.raises(ValueError, match="the model returned NaN or infinite logits"):
+        detector.fit([broken[:3], broken[3:]], quiet=True)
+    assert detector.input_shape == (20,)
+    assert (detector.cutoff, detector.held_out, detector.mean) == state
+
+
+def test_a_pair_that_varies_by_rounding_alone_is_unknown_and_all_others_are_as_before():
+    class Tied(nn.Module):
+        def forward(self, x):
+            first = x[:, :4].sum(1) * 3
+            return torch.stack((first, first + 0.1, x[:, 4:].sum(1) * 3), 1)
+
+    x = samples(200, 8)
+    detector = fitted(Tied(), x)
+    gaps = detector.gaps(x)
+    tied = gaps.mean[0, gaps.predicted == 1, 0].std(correction=0)
+    assert 0 < tied < 1e-6
+    assert detector.std[0, 1, 0].isnan()
+    known = gaps.mean[0, gaps.predicted == 1, 2].std(correction=0)
+    assert torch.allclose(detector.std[0, 1, 2], known)
+    assert detector.score(x).abs().max() < 6
+
+
+def test_a_large_logit_of_one_class_leaves_the_pairs_of_others_known(net, x):
+    class Masked(nn.Module):
+        def forward(self, x):
+            return torch.cat((net(x), torch.full((len(x), 1), -1e9)), 1)
+
+    detector = fitted(Masked(), x)
+    assert torch.equal(detector.std[:, :4, :4].nan_to_num(9), fitted(net, x).std.nan_to_num(9))
+
+
+@pytest.mark.parametrize(("batch", "got"), [({"x": 1}, "dict"), ([], "list"), ("x", "str"), (3, "int")])
+def test_batches_that_are_none_are_refused_by_name(net, batch, got):
+    with pytest.raises(TypeError) as error:
+        OddsAreOdd(net).fit([batch], quiet=True)
+    assert str(error.value) == f"OddsAreOdd.fit: loader must give batches x or (x, y, ...), got {got}"
 
 
 def test_a_progress_bar_is_shown_on_a_terminal_unless_quiet(net, x, capfd, monkeypatch):

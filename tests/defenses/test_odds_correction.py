@@ -73,7 +73,25 @@ def test_labels_are_needed_and_so_is_an_attack_that_flips_something(setting):
         OddsAreOdd(net).fit_correction([(x, y)], PGD(eps=0.1), quiet=True)
 
 
-def test_fitting_anew_forgets_scores_and_corrections(setting):
+def test_labels_that_are_no_classes_and_attacks_that_return_something_else_are_refused(setting):
+    _, x, y, _, _, detector = setting
+    before, name = detector.corrections, "OddsAreOdd.fit_correction"
+    cases = [
+        (y - 9, PGD(eps=0.1), f"{name}: y must be classes 0 .. 3, got "),
+        (y + 4, PGD(eps=0.1), f"{name}: y must be classes 0 .. 3, got "),
+        (y, lambda model, x, y: x[:7], f"{name}: attack must return samples [200, 20], got [7, 20]"),
+        (y, lambda model, x, y: None, f"{name}: attack must return samples [200, 20], got NoneType"),
+        (y, lambda model, x, y: x + 1, f"{name}: x must lie within bounds"),
+    ]
+    for labels, attack, message in cases:
+        with pytest.raises(ValueError) as error:
+            detector.fit_correction([(x, labels)], attack, quiet=True)
+        assert str(error.value).startswith(message)
+        assert "\n" not in str(error.value)
+    assert detector.corrections is before
+
+
+def test_fitting_anew_forgets_scores_corrections_and_the_cutoff(setting):
     net, x, y, *_ = setting
     detector = OddsAreOdd(net, draws=4)
     detector.fit([x], quiet=True)
@@ -82,3 +100,4 @@ def test_fitting_anew_forgets_scores_and_corrections(setting):
     detector.fit([x], quiet=True)
     assert detector.corrections == {}
     assert len(detector.held_out) == 0
+    assert detector.cutoff == OddsAreOdd(net).cutoff

@@ -3,6 +3,7 @@
 import json
 import math
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -161,6 +162,108 @@ def test_what_cannot_be_read_or_written_is_an_error_of_the_system(net, detector,
         detector.save(tmp_path / "no" / "folder")
     with pytest.raises(ValueError, match=r"OddsAreOdd\.save: the detector knows no clean samples yet"):
         OddsAreOdd(net).save(tmp_path / "odds")
-    with pytest.raises(TypeError, match="unexpected keyword argument 'darws'"):
-        detector.save(tmp_path / "odds")
-        OddsAreOdd.load(tmp_path / "odds", net, darws=3)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"noise": [("normal", 0.2)]},
+        {"draws": 3},
+        {"two_sided": False},
+        {"bounds": None},
+        {"darws": 3},
+    ],
+)
+def test_what_the_statistics_depend_on_cannot_be_changed_in_loading(net, detector, tmp_path, changes):
+    detector.save(tmp_path / "odds")
+    (name,) = changes
+    with pytest.raises(TypeError) as error:
+        OddsAreOdd.load(tmp_path / "odds", net, **changes, seed=1)
+    assert str(error.value) == f"OddsAreOdd.load: only chunk, autocast, seed can be changed, got {name}"
+
+
+def test_numbers_of_numpy_and_tensors_are_saved(net, x, tmp_path):
+    detector = OddsAreOdd(net, draws=np.int64(3), chunk=np.int32(9), seed=np.uint64(5))
+    detector.fit([x], quiet=True)
+    detector.cutoff = torch.tensor(1.5)
+    assert type(detector.cutoff) is float
+    detector.save(tmp_path / "odds")
+    detector.seed = np.int64(8)
+    detector.save(tmp_path / "odds")
+    loaded = OddsAreOdd.load(tmp_path / "odds", net)
+    assert (loaded.draws, loaded.chunk, loaded.seed, loaded.cutoff) == (3, 9, 8, 1.5)
+    with pytest.raises(ValueError, match="OddsAreOdd: cutoff must be a number, got NaN"):
+        detector.cutoff = math.nan
+
+
+def setting(name, text):
+    """A change that writes other JSON for a setting."""
+
+    def change(tensors, metadata):
+        settings = json.loads(metadata["settings"])
+        settings[name] = "PLACE"
+        metadata["settings"] = json.dumps(settings).replace('"PLACE"', text)
+
+    return change
+
+
+def correction(name, change):
+    """A change of the tensor of the first correction."""
+
+    def changed(tensors, metadata):
+        key = min(key for key in tensors if key.startswith("correction.") and key.endswith(name))
+        tensors[key] = change(tensors[key]).contiguous()
+
+    return changed
+
+
+def empty_correction(tensors, metadata):
+    for name, shape, dtype in (
+        ("labels", (0,), torch.int64),
+        ("weight", (0, 8), torch.float64),
+        ("bias", (0,), torch.float64),
+    ):
+        tensors[f"correction.0.{name}"] = torch.empty(shape, dtype=dtype)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda t, m: m.update(settings="[" * 100_000),
+        *(
+            setting("input_shape", text)
+            for text in (
+                "[-1]", "[0]", "[]", "[1e3]", '["20"]', '"20"', "20", "null", "[true]", "[[20]]",
+                "[1000000000000]", "[65536, 65536]", "[99999999999999999999999]",
+            )
+        ),
+        *(setting("cutoff", text) for text in ("NaN", "null", '"3"', "true", "[]", "1" + "0" * 400)),
+        *(setting("two_sided", text) for text in ("1", "null", '"yes"')),
+        *(setting("noise", text) for text in ("null", "3", "[3]", '[["sign", 1' + "0" * 400 + "]]", "{}")),
+        *(setting("bounds", text) for text in ("3", '"ab"', "[NaN, 1]", "[[], [1]]", "{}")),
+        *(setting("autocast", text) for text in ("[]", "3")),
+        lambda t, m: t.update(std=-t["std"]),
+        lambda t, m: t.update(std=t["std"] * 0),
+        lambda t, m: t.update(mean=t["mean"] * math.nan),
+        lambda t, m: t.update(counts=t["counts"] - 1000),
+        lambda t, m: t.update(counts=t["counts"][0].clone()),
+        lambda t, m: t.update(held_out=t["held_out"] * math.nan),
+        correction("labels", torch.Tensor.double),
+        correction("labels", lambda labels: labels[:, None]),
+        correction("weight", torch.Tensor.float),
+        correction("weight", lambda weight: weight * math.nan),
+        correction("bias", torch.Tensor.long),
+        empty_correction,
+    ],
+)  # fmt: skip
+def test_a_file_with_settings_or_tensors_that_cannot_be_is_refused_in_one_line(
+    net, detector, tmp_path, change
+):
+    path = tmp_path / "odds.safetensors"
+    detector.save(path)
+    OddsAreOdd.load(path, net)
+    with pytest.raises(OddsFileError) as error:
+        OddsAreOdd.load(rewritten(path, change), net)
+    assert str(error.value).startswith(f"{path}: settings ")
+    assert "broken" in str(error.value)
+    assert "\n" not in str(error.value)

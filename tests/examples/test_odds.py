@@ -78,7 +78,8 @@ def test_the_scores_in_the_study_are_those_of_the_detector(finished, case):
     for variant in VARIANTS:
         path = finished / "detectors" / f"digits, {'clipped' if variant.clipped else 'unclipped'}.safetensors"
         model = mnist_lenet5("standard")
-        detector = OddsAreOdd.load(path, model, two_sided=variant.two_sided)
+        detector = OddsAreOdd.load(path, model)
+        detector.two_sided = variant.two_sided
         found = case.scored(subject, HELD_OUT, variant)
         verdict = detector.examine(subject.held_out.x)
         assert torch.allclose(found.score, verdict.score, rtol=1e-3, atol=1e-3)
