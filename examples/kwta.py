@@ -1,6 +1,6 @@
 """k-WTA and its answer, on real data: small ResNets with ReLU and with k-WTA, and every attack on both.
 
-    python examples/kwta.py            5,000 handwritten digits, about 20 minutes on two cores
+    python examples/kwta.py            5,000 handwritten digits, about half an hour on two cores
     python examples/kwta.py --quick    the same in seconds, far too small to mean anything
 
 What is measured goes to results.json as it comes. A run that was ended, in whatever way, goes on from there
