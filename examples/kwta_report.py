@@ -118,6 +118,10 @@ def hidden(name: str, held: Held, control: Held, gradient: Sequence[str]) -> str
         expected = Rate(count(control_fallen), count(control_standing))
         if least > max(CHANCE, expected.interval()[1]):
             verdict = f"its gradient hides something, that of {RELU} less or nothing"
+        elif least > expected.interval()[1]:
+            verdict = (
+                f"more fall so than of {RELU} ({percent(expected)}), but so few may be due to more starts"
+            )
         else:
             verdict = f"it is not shown to hide more than that of {RELU}, where {percent(expected)} fall so"
     return f"{text}: {verdict}."

@@ -238,6 +238,15 @@ def test_a_hidden_gradient_is_found_where_more_fall_to_other_attacks_than_of_the
     assert many.endswith("its gradient hides something (of ReLU nothing is left to hold that against).")
 
 
+def test_more_falling_than_of_the_relu_nets_is_not_called_no_more_where_it_is_too_few_to_be_called_hidden():
+    # The figures of a run: of 327 samples 22 fall, of 343 with ReLU none.
+    def held(standing, fallen):
+        return {"PGD": flags("1" * standing), "Evolution": flags("0" * fallen + "1" * (standing - fallen))}
+
+    said = report.hidden("net", held(327, 22), held(343, 0), ["PGD"])
+    assert said.endswith("more fall so than of ReLU (0.0%), but so few may be due to more starts.")
+
+
 def test_one_net_is_called_more_robust_than_another_only_where_the_sign_test_says_so():
     better, worse = flags("1" * 10), flags("0" * 8 + "1" * 2)
     assert report.compare("a", better, "b", worse).endswith("a holds out better against these attacks.")
