@@ -8,26 +8,15 @@ when it is started again. docs/kwta.md has the protocol, and the figures of a ru
 """
 
 import math
-import os
 from dataclasses import asdict, replace
-from datetime import UTC, datetime
-from functools import partial
 from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.console import Console
 from rich.markdown import Markdown
-from rich.progress import (
-    BarColumn,
-    Progress,
-    TaskProgressColumn,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
 
-import fastadv
+import studies
 from fastadv.cli.errors import OneLineErrors
 from fastadv.cli.options import parse_eps
 from fastadv.evaluation.robustness import robustness_figure
@@ -86,17 +75,12 @@ def main(
         raise typer.BadParameter(
             f"--images: {settings.seeds} seeds of {settings.images} are more than the {HELD_OUT} held out"
         )
-    workers = workers or len(os.sched_getaffinity(0))
-    about = {
-        **fastadv.build_info(),
-        "date": datetime.now(UTC).date().isoformat(),
-        "workers": workers,
-        "load at the start": [round(load, 1) for load in os.getloadavg()],
-    }
+    workers = workers or studies.cores()
     try:
         trained_on, held_out = load_images(settings, data)
-        case = Case(settings, Study(out, asdict(settings), about), trained_on, held_out)
-        run(case, workers)
+        case = Case(settings, Study(out, asdict(settings), studies.about(workers)), trained_on, held_out)
+        stages = {"training": case.trainings(), "attacking": case.attacks()}
+        studies.run(case.study, stages, workers)
         tables = {str(training): case.table(training) for training in TRAININGS}
         text = report(case, tables)
         (out / "report.md").write_text(text, encoding="utf-8")
@@ -118,27 +102,6 @@ def load_images(settings: Settings, folder: Path | None) -> tuple[Images, Images
         return Images(*(values[: settings.train_images] for values in rest)), held_out
     whole, test = (datasets.fashion_mnist(part, folder) for part in ("train", "test"))
     return datasets.split(whole, settings.train_images)[1], datasets.split(test, HELD_OUT)[1]
-
-
-def run(case: Case, workers: int) -> None:
-    """Compute what is missing, under a progress bar."""
-    stages = {"training": case.trainings(), "attacking": case.attacks()}
-    missing = [case.study.missing(parts) for parts in stages.values()]
-    progress = Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        TaskProgressColumn(),
-        TimeElapsedColumn(),
-        TextColumn("left:"),
-        TimeRemainingColumn(),
-        console=Console(stderr=True),
-        speed_estimate_period=180,
-    )
-    with progress:
-        task = progress.add_task("", total=sum(part.cost for parts in missing for part in parts))
-        for stage, parts in stages.items():
-            progress.update(task, description=stage)
-            case.study.run(parts, workers=workers, on_progress=partial(progress.advance, task))
 
 
 if __name__ == "__main__":

@@ -7,10 +7,8 @@ What is measured goes to results.json as it comes. A run that was ended, in what
 when it is started again. docs/odds.md has the protocol, and the figures of a run.
 """
 
-import os
 from collections.abc import Sequence
 from dataclasses import asdict
-from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import Annotated
@@ -19,16 +17,8 @@ import torch
 import typer
 from rich.console import Console
 from rich.markdown import Markdown
-from rich.progress import (
-    BarColumn,
-    Progress,
-    TaskProgressColumn,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
 
-import fastadv
+import studies
 from fastadv.cli.errors import OneLineErrors
 from fastadv.evaluation.detection_plots import roc_figure, score_figure
 from fastadv.evaluation.study import Study, StudyError
@@ -61,17 +51,11 @@ def main(
 ) -> None:
     """Fit detectors to clean images, attack model and detector in every way, and say what the figures say."""
     settings = QUICK if quick else Settings()
-    workers = workers or len(os.sched_getaffinity(0))
-    about = {
-        **fastadv.build_info(),
-        "date": datetime.now(UTC).date().isoformat(),
-        "workers": workers,
-        "load at the start": [round(load, 1) for load in os.getloadavg()],
-    }
+    workers = workers or studies.cores()
     try:
         subjects = load_subjects(settings, fashion)
-        case = Case(settings, Study(out, asdict(settings), about), subjects)
-        run(case, workers)
+        case = Case(settings, Study(out, asdict(settings), studies.about(workers)), subjects)
+        studies.run(case.study, case.stages(), workers)
         text = report(case)
         (out / "report.md").write_text(text, encoding="utf-8")
         for subject in subjects:
@@ -122,27 +106,6 @@ def stratified(images: Images, sizes: Sequence[int], *, seed: int) -> list[Image
         parts.append(Images(images.x[part], images.y[part]))
         first = last
     return parts
-
-
-def run(case: Case, workers: int) -> None:
-    """Compute what is missing, under a progress bar."""
-    stages = case.stages()
-    missing = [case.study.missing(parts) for parts in stages.values()]
-    progress = Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        TaskProgressColumn(),
-        TimeElapsedColumn(),
-        TextColumn("left:"),
-        TimeRemainingColumn(),
-        console=Console(stderr=True),
-        speed_estimate_period=180,
-    )
-    with progress:
-        task = progress.add_task("", total=sum(part.cost for parts in missing for part in parts))
-        for stage, parts in stages.items():
-            progress.update(task, description=stage)
-            case.study.run(parts, workers=workers, on_progress=partial(progress.advance, task))
 
 
 def draw(case: Case, subject: Subject, out: Path) -> None:
