@@ -5,13 +5,11 @@ from collections.abc import Mapping, Sequence
 from torch import Tensor
 
 from fastadv.evaluation.robustness import Held, cell, grid, markdown, rate, worst
-from fastadv.evaluation.statistics import Rate, sign_test
+from fastadv.evaluation.statistics import Rate, fisher_test, sign_test
 from kwta_case import ANNEALED, CLEAN, PLAIN, RELU, Case, evolution_name, table_rows
 
 LEVEL = 0.05
 """A p-value below it counts as a difference."""
-CHANCE = 0.05
-"""So many may fall to further attacks because of their random starts alone."""
 
 
 def report(case: Case, tables: Mapping[str, Mapping[str, Held]]) -> str:
@@ -108,23 +106,17 @@ def hidden(name: str, held: Held, control: Held, gradient: Sequence[str]) -> str
     if not standing.any():
         return f"{text}: there is nothing left that its gradient could hide."
     control_standing, control_fallen = _fallen(control, gradient)
-    least = Rate(count(fallen), count(standing)).interval()[0]
     if not fallen.any():
-        verdict = "nothing here shows that its gradient hides anything"
-    elif not control_standing.any():
-        hides = "its gradient hides something" if least > CHANCE else "so few may be due to more starts"
-        verdict = f"{hides} (of {RELU} nothing is left to hold that against)"
-    else:
-        expected = Rate(count(control_fallen), count(control_standing))
-        if least > max(CHANCE, expected.interval()[1]):
-            verdict = f"its gradient hides something, that of {RELU} less or nothing"
-        elif least > expected.interval()[1]:
-            verdict = (
-                f"more fall so than of {RELU} ({percent(expected)}), but so few may be due to more starts"
-            )
-        else:
-            verdict = f"it is not shown to hide more than that of {RELU}, where {percent(expected)} fall so"
-    return f"{text}: {verdict}."
+        return f"{text}: nothing here shows that its gradient hides anything."
+    if not control_standing.any():
+        return f"{text}; of {RELU} none holds out, so that cannot be held against anything."
+    seen, expected = (
+        Rate(count(flags), count(stood))
+        for flags, stood in ((fallen, standing), (control_fallen, control_standing))
+    )
+    p = fisher_test(seen, expected)
+    verdict = "its gradient hides more" if p < LEVEL else "that its gradient hides more is not shown"
+    return f"{text}, and of {RELU} {expected.count} of {expected.n} (p = {p:.2g}): {verdict}."
 
 
 def _fallen(held: Held, gradient: Sequence[str]) -> tuple[Tensor, Tensor]:

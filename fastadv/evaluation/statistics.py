@@ -51,3 +51,15 @@ def sign_test(first: int, second: int) -> float:
     tosses = first + second
     tail = sum(math.comb(tosses, heads) for heads in range(min(first, second) + 1))
     return min(1.0, 2 * tail / 2**tosses)
+
+
+def fisher_test(first: Rate, second: Rate) -> float:
+    """One-sided p-value of Fisher's exact test: how likely the first rate is so much larger by chance.
+
+    Of all ways to deal the counts of both to their n at random, the part in which the first gets as many as
+    it has, or more (Fisher, "Statistical methods for research workers", 1934).
+    """
+    total = first.count + second.count
+    most = min(total, first.n)
+    ways = sum(math.comb(first.n, k) * math.comb(second.n, total - k) for k in range(first.count, most + 1))
+    return ways / math.comb(first.n + second.n, total)

@@ -1,9 +1,9 @@
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from scipy.stats import binomtest
+from scipy.stats import binomtest, fisher_exact
 
-from fastadv.evaluation.statistics import Rate, sign_test
+from fastadv.evaluation.statistics import Rate, fisher_test, sign_test
 
 
 @given(st.integers(1, 3000).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n))))
@@ -29,6 +29,16 @@ def test_the_sign_test_is_the_exact_two_sided_binomial_test(first, second):
     expected = binomtest(first, first + second).pvalue if first + second else 1
     assert sign_test(first, second) == pytest.approx(expected, rel=1e-9)
     assert sign_test(first, second) == sign_test(second, first)
+
+
+rates = st.integers(1, 400).flatmap(lambda n: st.builds(Rate, st.integers(0, n), st.just(n)))
+
+
+@given(rates, rates)
+def test_fisher_s_test_is_the_exact_one_sided_one(first, second):
+    table = [[rate.count, rate.n - rate.count] for rate in (first, second)]
+    expected = fisher_exact(table, alternative="greater").pvalue
+    assert fisher_test(first, second) == pytest.approx(expected, rel=1e-6, abs=1e-300)
 
 
 def test_negative_counts_are_refused():

@@ -225,26 +225,15 @@ def test_a_hidden_gradient_is_found_where_more_fall_to_other_attacks_than_of_the
     control = held(2)
     few, many = (report.hidden("net", held(n), control, ["PGD"]) for n in (4, 30))
     assert "39 of 40 samples hold out against PGD. Of these, 4 fall to the other attacks (EOT 4)" in few
-    assert few.endswith("it is not shown to hide more than that of ReLU, where 5.1% fall so.")
-    assert many.endswith("its gradient hides something, that of ReLU less or nothing.")
+    assert few.endswith("and of ReLU 2 of 39 (p = 0.34): that its gradient hides more is not shown.")
+    assert many.endswith(": its gradient hides more.")
     none = report.hidden("net", held(0), control, ["PGD"])
     assert none.endswith("nothing here shows that its gradient hides anything.")
     assert report.hidden("ReLU", control, control, ["PGD"]).endswith("(EOT 2).")
     gone = report.hidden("net", {**held(0), "PGD": flags("0" * 40)}, control, ["PGD"])
     assert gone.endswith("there is nothing left that its gradient could hide.")
-    broken = {**control, "PGD": flags("0" * 40)}
-    few, many = (report.hidden("net", held(n), broken, ["PGD"]) for n in (3, 30))
-    assert few.endswith("so few may be due to more starts (of ReLU nothing is left to hold that against).")
-    assert many.endswith("its gradient hides something (of ReLU nothing is left to hold that against).")
-
-
-def test_more_falling_than_of_the_relu_nets_is_not_called_no_more_where_it_is_too_few_to_be_called_hidden():
-    # The figures of a run: of 327 samples 22 fall, of 343 with ReLU none.
-    def held(standing, fallen):
-        return {"PGD": flags("1" * standing), "Evolution": flags("0" * fallen + "1" * (standing - fallen))}
-
-    said = report.hidden("net", held(327, 22), held(343, 0), ["PGD"])
-    assert said.endswith("more fall so than of ReLU (0.0%), but so few may be due to more starts.")
+    unheld = report.hidden("net", held(30), {**control, "PGD": flags("0" * 40)}, ["PGD"])
+    assert unheld.endswith("of ReLU none holds out, so that cannot be held against anything.")
 
 
 def test_one_net_is_called_more_robust_than_another_only_where_the_sign_test_says_so():
