@@ -9,7 +9,7 @@ import shutil
 import subprocess
 import sys
 import sysconfig
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from subprocess import CompletedProcess
@@ -17,6 +17,7 @@ from types import ModuleType
 from typing import NamedTuple
 
 import pytest
+import torch
 
 HERE = Path(__file__).parent
 CSRC = HERE.parents[1] / "csrc"
@@ -130,6 +131,21 @@ def load_module(builder: Builder) -> Callable[[str, str], ModuleType]:
         return loaded
 
     return load
+
+
+@pytest.fixture
+def kernels(load_module: Callable[[str, str], ModuleType]) -> ModuleType:
+    """The kernels of csrc/kernels, compiled plain."""
+    return load_module("kernel_module", "plain")
+
+
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """On tensors this small PyTorch's threads would only wait for each other."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="session")

@@ -20,7 +20,7 @@ GUARD = 2048  # poisoned elements in front of a tensor and behind it: a multiple
 
 LoadModule = Callable[[str, str], ModuleType]
 
-every_dtype = pytest.mark.parametrize("dtype", DTYPES, ids=lambda dtype: str(dtype).removeprefix("torch."))
+every_dtype = pytest.mark.parametrize("dtype", DTYPES, ids=lambda dtype: name_of(dtype))
 every_norm = pytest.mark.parametrize("norm", NORMS)
 every_size = pytest.mark.parametrize("cols", COLS)
 
@@ -28,6 +28,11 @@ every_size = pytest.mark.parametrize("cols", COLS)
 def rows_for(cols: int) -> int:
     """Several warps' and blocks' worth of samples where they are short; always an odd number."""
     return 19 if cols < 200 else 3
+
+
+def name_of(dtype: torch.dtype) -> str:
+    """As the emulation modules name it."""
+    return str(dtype).removeprefix("torch.")
 
 
 def array(tensor: Tensor) -> NDArray[np.generic]:

@@ -1,7 +1,6 @@
 """The CUDA kernels' own source, run on the CPU, against the PyTorch reference."""
 
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass
 from types import ModuleType
 
@@ -26,24 +25,13 @@ from tests.emulation.harness import (
     every_size,
     in_every_order,
     moved_by,
+    name_of,
     radii,
     random_numbers,
     rows_for,
 )
 
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    """On tensors this small PyTorch's threads would only wait for each other."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
-@pytest.fixture
-def kernels(load_module: LoadModule) -> ModuleType:
-    return load_module("kernel_module", "plain")
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @dataclass(frozen=True)
@@ -138,7 +126,7 @@ class Step:
         if best is not None:
             best.tensor.zero_()
         kernels.pgd_step(
-            dtype=str(self.dtype).removeprefix("torch."),
+            dtype=name_of(self.dtype),
             norm=self.norm,
             out=array(out.tensor),
             x_adv=array(out.tensor if self.case.in_place else self.x_adv),
@@ -230,7 +218,7 @@ def run_unary(
 
     def run() -> Tensor:
         out = Output(samples, case.offsets[0])
-        name = str(samples.dtype).removeprefix("torch.")
+        name = name_of(samples.dtype)
         getattr(kernels, op)(name, norm, array(out.tensor), placed, **arguments)
         return out.checked()
 

@@ -3,7 +3,7 @@
 import itertools
 import math
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from types import ModuleType
 
 import numpy as np
@@ -13,12 +13,12 @@ from torch import Tensor
 
 from tests.emulation.harness import (
     ORDERS,
-    LoadModule,
     Output,
     array,
     bits,
     every_dtype,
     moved_by,
+    name_of,
 )
 
 H200 = (227 << 10, 132, 8)  # shared bytes per block, multiprocessors, largest cluster
@@ -31,22 +31,7 @@ TIERS = {
 }
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    """On tensors this small PyTorch's threads would only wait for each other."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
-@pytest.fixture
-def kernels(load_module: LoadModule) -> ModuleType:
-    return load_module("kernel_module", "plain")
-
-
-def name_of(dtype: torch.dtype) -> str:
-    return str(dtype).removeprefix("torch.")
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def nans(dtype: torch.dtype) -> Tensor:

@@ -9,25 +9,18 @@ from torch import Tensor
 
 from fastadv import reference
 from tests.emulation.harness import (
-    LoadModule,
     Output,
     array,
     assert_same_bits,
     every_dtype,
     in_every_order,
     moved_by,
+    name_of,
 )
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 SEED = torch.tensor([2**61 + 7, 5])
-
-
-@pytest.fixture
-def kernels(load_module: LoadModule) -> ModuleType:
-    return load_module("kernel_module", "plain")
-
-
-def name_of(dtype: torch.dtype) -> str:
-    return str(dtype).removeprefix("torch.")
 
 
 @every_dtype
