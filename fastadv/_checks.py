@@ -13,6 +13,7 @@ from torch.autograd import forward_ad
 
 Bounds = tuple[float, float] | None
 
+NOISE_KINDS = ("normal", "uniform", "sign")
 FLOATING = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 
 
@@ -178,7 +179,7 @@ def positive_count(op: str, name: str, value: int, least: int = 1) -> None:
 
 def noise_kind(op: str, kind: str) -> None:
     """Refuse kinds of noise that there are not."""
-    if kind not in ("normal", "uniform", "sign"):
+    if kind not in NOISE_KINDS:
         raise ValueError(f"fastadv::{op}: kind must be 'normal', 'uniform' or 'sign', got {kind!r}")
 
 

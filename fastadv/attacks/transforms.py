@@ -16,7 +16,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from fastadv._checks import Bounds, compute_dtype
+from fastadv._checks import NOISE_KINDS, Bounds, compute_dtype
 from fastadv.attacks.randomness import Randomness
 
 RandomTransform = Callable[[Tensor, Randomness], Tensor]
@@ -41,7 +41,7 @@ class Noise:
         """Refuse fields out of range."""
         if not isinstance(self.scale, Real) or not 0 <= float(self.scale) < math.inf:
             raise ValueError(f"Noise: scale must be finite and at least 0, got {self.scale!r}")
-        if self.kind not in ("normal", "uniform", "sign"):
+        if self.kind not in NOISE_KINDS:
             raise ValueError(f"Noise: kind must be 'normal', 'uniform' or 'sign', got {self.kind!r}")
         if self.bounds is not None and (len(self.bounds) != 2 or not self.bounds[0] < self.bounds[1]):
             raise ValueError(f"Noise: bounds must be (lower, upper) with lower < upper, got {self.bounds}")

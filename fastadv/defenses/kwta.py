@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from fastadv import ops
+from fastadv._checks import ROW_DIMS
 from fastadv.ops import Backward, Per, Ties
 
 
@@ -57,7 +58,7 @@ class KWTA(nn.Module):
         """
         super().__init__()
         choices = {
-            "per": (per, ("sample", "channel", "last")),
+            "per": (per, tuple(ROW_DIMS)),
             "ties": (ties, ("all", "lowest_index")),
             "backward": (backward, ("mask", "straight_through")),
         }
@@ -91,7 +92,7 @@ class KWTA(nn.Module):
         return ops.kwta_mask(x, self._winners(x), per=self.per, ties=self.ties)
 
     def _winners(self, x: Tensor) -> int:
-        first = {"sample": 1, "channel": 2, "last": -1}[self.per]
+        first = ROW_DIMS[self.per]
         # int, but one that an exported program computes where it leaves the length open.
         return max(1, torch.sym_int(self._gamma * math.prod(x.shape[first:])))
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from fastadv import ops
-from fastadv._checks import Bounds
+from fastadv._checks import NOISE_KINDS, Bounds
 from fastadv.attacks.attack import Problem
 from fastadv.attacks.gradients import Forward, chunks
 from fastadv.ops import NoiseKind
@@ -86,7 +86,7 @@ def check_noise(noise: Noise) -> None:
     if len(noise) == 0:
         raise ValueError("OddsAreOdd: noise must have at least one (kind, scale), got none")
     for kind, scale in noise:
-        if kind not in ("normal", "uniform", "sign"):
+        if kind not in NOISE_KINDS:
             raise ValueError(f"OddsAreOdd: kind of noise must be 'normal', 'uniform' or 'sign', got {kind!r}")
         if not isinstance(scale, Real) or not 0 < float(scale) < math.inf:
             raise ValueError(f"OddsAreOdd: scale of noise must be positive and finite, got {scale!r}")
