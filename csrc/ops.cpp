@@ -1,5 +1,5 @@
 // Every schema of fastadv, on one page. Kernels: cpu/X.cpp and cuda/X.cu; fake and autograd rules:
-// fastadv/_library.py; documentation: fastadv/ops.py.
+// fastadv/_registration; documentation: fastadv/ops.
 //
 // eps and step_size are tensors of shape [] or [B] in the compute dtype (float32, or float64 for
 // float64 samples); lower and upper are -inf and inf for no bounds; seed is int64 (key, offset).

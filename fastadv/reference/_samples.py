@@ -1,0 +1,34 @@
+"""Numbers per sample, their norms, and rounding that stays in the ball."""
+
+import torch
+from torch import Tensor
+
+from fastadv._checks import compute_dtype
+
+# What an l2 norm is taken to be off by, relative to the numbers that went into it, so that rounding (of the
+# sums, the scale, the products) cannot leave the ball and projecting twice changes nothing. float32: eight
+# roundings. float64: the sums are in float64 too, and their error grows with the sample.
+SLACK = {torch.float32: 2.0**-21, torch.float64: 2.0**-41}
+
+
+def over_samples(value: float | Tensor, samples: Tensor) -> Tensor:
+    """A number, [] or [B] (or a result of this function) as a tensor that broadcasts over `samples`."""
+    if not isinstance(value, Tensor):
+        return torch.tensor(value, dtype=compute_dtype(samples.dtype), device=samples.device)
+    if value.dim() == 1:
+        return value.reshape(-1, *[1] * (samples.dim() - 1))
+    return value
+
+
+def l2_norm(samples: Tensor) -> Tensor:
+    """The l2 norm of each sample in float64, shaped to broadcast over the samples."""
+    norms = torch.linalg.vector_norm(samples.flatten(1), dim=1, dtype=torch.float64)
+    return norms.reshape(-1, *[1] * (samples.dim() - 1))
+
+
+def round_within(value: Tensor, origin: Tensor, limit: Tensor, dtype: torch.dtype) -> Tensor:
+    """`value` in `dtype`, one step back towards `origin` where rounding went beyond `limit`."""
+    nearest = value.to(dtype)
+    outside = (nearest.to(value.dtype) - origin).abs() > limit
+    back = torch.nextafter(nearest.detach(), origin.to(dtype)) - nearest.detach()
+    return torch.where(outside, nearest + back, nearest)  # exact, and differentiable as the identity
