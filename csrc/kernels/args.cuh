@@ -107,7 +107,9 @@ struct AddNoiseArgs {
   FASTADV_HD int64_t number(int64_t draw, int64_t row) const {
     return draw_number(ids == nullptr ? row : ids[row], first_draw + draw);
   }
-  FASTADV_HD Seed stream() const { return {static_cast<uint64_t>(seed[0]), static_cast<uint32_t>(seed[1])}; }
+  FASTADV_HD Seed stream() const {
+    return {static_cast<uint64_t>(seed[0]) ^ kNoiseKeys, static_cast<uint32_t>(seed[1])};
+  }
   FASTADV_HD int64_t quads() const { return (cols + 3) / 4; }
   FASTADV_HD T place(T x, float noise) const {
     const C moved = widen(x) + scale * C(noise);

@@ -20,6 +20,9 @@ struct Philox4 {
   uint32_t word[4];
 };
 
+/// Flips the bit of a key that seeds leave 0: noise has other numbers than random_in_ball with the same seed.
+constexpr uint64_t kNoiseKeys = uint64_t{1} << 63;
+
 constexpr int kPhiloxRounds = 10;
 
 /// One round, after which both keys go on by kWeyl0 and kWeyl1.

@@ -7,7 +7,14 @@ from torch import Tensor
 
 from fastadv import _checks
 from fastadv._checks import Bounds, compute_dtype
-from fastadv.reference.philox import DRAW_STRIDE, box_muller, open_uniform, random_words, seed_pair
+from fastadv.reference.philox import (
+    DRAW_STRIDE,
+    NOISE_KEYS,
+    box_muller,
+    open_uniform,
+    random_words,
+    seed_pair,
+)
 
 
 def add_noise(
@@ -28,7 +35,8 @@ def add_noise(
     size = math.prod(x.shape[1:])
     blocks = torch.arange((size + 3) // 4, device=x.device)
     numbers = torch.arange(first_draw, first_draw + draws, device=x.device)[:, None] * DRAW_STRIDE + ids
-    words = random_words(seed_pair(seed, x), numbers.flatten(), blocks)
+    key, offset = seed_pair(seed, x)
+    words = random_words(torch.stack((key ^ NOISE_KEYS, offset)), numbers.flatten(), blocks)
     noise = box_muller(words) if kind == "normal" else 2 * open_uniform(words) - 1
     noise = noise.flatten(1)[:, :size].reshape(draws, *x.shape).to(dtype)
     noise = noise.sign() if kind == "sign" else noise

@@ -8,7 +8,8 @@ from torch import Tensor
 # Draw d of sample i has the stream of number i + d * this, 2^64 over the golden ratio as a signed number: no
 # two of them meet as long as ids differ by less than 2^31 and draws are fewer.
 DRAW_STRIDE = 0x9E3779B97F4A7C15 - 2**64
-
+# Flips the bit of a key that seeds leave 0: noise has other numbers than random_in_ball with the same seed.
+NOISE_KEYS = -(2**63)
 
 MASK32 = 0xFFFFFFFF
 

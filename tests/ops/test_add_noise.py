@@ -39,6 +39,14 @@ def test_normals_are_the_references_to_one_in_a_million(device, native):
     assert (noise("normal", device) - exact).abs().max() < 1e-6
 
 
+def test_noise_is_independent_of_a_random_start_with_the_same_seed(device, backend):
+    zeros = torch.zeros(30, 997, device=device)
+    start = ops.random_in_ball(zeros, 1.0, bounds=None, seed=5).double().cpu()
+    z = noise("uniform", device, draws=1)[0]
+    assert not (z == start).any()
+    assert (3 * z * start).mean().abs() < 5 / math.sqrt(z.numel())
+
+
 @pytest.mark.parametrize(
     ("kind", "variance", "fourth"), [("normal", 1, 3), ("uniform", 1 / 3, 1 / 5), ("sign", 1, 1)]
 )
