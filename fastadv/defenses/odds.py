@@ -2,14 +2,11 @@
 
 import math
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from numbers import Integral
+from collections.abc import Callable, Iterable
 from os import PathLike
 from typing import Any, Literal, NamedTuple, Self
 
 import torch
-from rich.console import Console
-from rich.progress import track
 from torch import Tensor, nn
 
 from fastadv import ops
@@ -17,12 +14,9 @@ from fastadv._checks import Bounds
 from fastadv.attacks.attack import Problem, forward, pose, undisturbed
 
 from . import odds_file
-from .odds_correction import Correction, correct, fit_corrections
-from .odds_gaps import Gaps, Noise, check_noise, measure
+from .odds_correction import Attack, Correction, attack_samples, correct, fit_corrections
+from .odds_gaps import Batch, Gaps, Noise, check_settings, measure, numbered
 from .odds_statistics import LEAST, GapStatistics, Spread, held_out_cutoff, normal_cutoff
-
-Batch = Tensor | Sequence[Tensor]
-Attack = Callable[[nn.Module, Tensor, Tensor], Tensor]
 
 FIRST_CUTOFF = normal_cutoff(0.001, 1)
 """The 99.9% quantile of the normal distribution."""
@@ -80,7 +74,7 @@ class OddsAreOdd(nn.Module):
         model: [B, ...] -> logits [B, K].
         noise: kinds and scales, each as in `fastadv.ops.add_noise`: "normal", "uniform" or "sign", and the
             scale in the units of x. Each kind takes `draws` copies.
-        draws: copies of a sample for each kind of noise, at least 1.
+        draws: copies of a sample for each kind of noise, 1 .. 2^20.
         chunk: at most so many noisy copies in one forward (but never less than one of each sample); memory
             goes with it and not with `draws`. None is all. Rows and not draws, because whoever serves samples
             does not choose how many come together.
@@ -133,20 +127,7 @@ class OddsAreOdd(nn.Module):
         super().__init__()
         if not isinstance(model, nn.Module):
             raise TypeError(f"OddsAreOdd: model must be a torch.nn.Module, got {type(model).__name__}")
-        check_noise(noise)
-        for name, value, optional in (("draws", draws, False), ("chunk", chunk, True)):
-            if not (optional and value is None) and not (isinstance(value, Integral) and value >= 1):
-                raise ValueError(f"OddsAreOdd: {name} must be an integer of at least 1, got {value!r}")
-        if bounds is not None and (len(bounds) != 2 or not bounds[0] < bounds[1]):
-            raise ValueError(f"OddsAreOdd: bounds must be (lower, upper) with lower < upper, got {bounds}")
-        if autocast not in (None, torch.float16, torch.bfloat16):
-            raise ValueError(
-                f"OddsAreOdd: autocast must be torch.float16, torch.bfloat16 or None, got {autocast}"
-            )
-        if not isinstance(two_sided, bool):
-            raise ValueError(f"OddsAreOdd: two_sided must be True or False, got {two_sided!r}")
-        if not (isinstance(seed, Integral) and 0 <= seed < 2**63):
-            raise ValueError(f"OddsAreOdd: seed must be an integer in [0, 2^63), got {seed!r}")
+        check_settings(noise, draws, chunk, bounds, two_sided, autocast, seed)
         self.model = model
         self.noise = tuple((kind, float(scale)) for kind, scale in noise)
         self.draws = int(draws)
@@ -232,7 +213,7 @@ class OddsAreOdd(nn.Module):
         if std not in ("examples", "joint"):
             raise ValueError(f"OddsAreOdd.fit: std must be 'examples' or 'joint', got {std!r}")
         statistics, device, input_shape = None, torch.device("cpu"), self.input_shape
-        for problem in self._batches("fit", loader, correct_only, quiet):
+        for problem in numbered("OddsAreOdd.fit", loader, correct_only, self.bounds, quiet):
             gaps = self._measured(problem)
             device, classes = problem.x.device, gaps.logits.shape[1]
             if not gaps.finite.all():
@@ -280,9 +261,8 @@ class OddsAreOdd(nn.Module):
             TypeError, ValueError: as `examine`, too few samples for such an fpr, or a cutoff that would not
                 be finite, as where most samples are of unknown classes; the detector is then left as it was.
         """
-        scores = [
-            self._examined(problem).score for problem in self._batches("calibrate", loader, False, quiet)
-        ]
+        problems = numbered("OddsAreOdd.calibrate", loader, False, self.bounds, quiet)
+        scores = [self._examined(problem).score for problem in problems]
         held_out = torch.cat(scores) if scores else self.held_out[:0]
         cutoff = held_out_cutoff(held_out, fpr)
         self.held_out, self.cutoff = held_out, cutoff
@@ -339,22 +319,8 @@ class OddsAreOdd(nn.Module):
         """
         self._check_fitted("fit_correction")
         features, predicted, labels = [], [], []
-        for problem in self._batches("fit_correction", loader, True, quiet):
-            x, y = problem.x, problem.y
-            assert y is not None
-            wrong = y[(y < 0) | (y >= self.classes)]
-            if len(wrong) > 0:
-                raise ValueError(
-                    f"OddsAreOdd.fit_correction: y must be classes 0 .. {self.classes - 1}, "
-                    f"got {wrong[0].item()}"
-                )
-            x_adv = attack(self.model, x, y)
-            if not isinstance(x_adv, Tensor) or x_adv.shape != x.shape:
-                got = list(x_adv.shape) if isinstance(x_adv, Tensor) else type(x_adv).__name__
-                raise ValueError(
-                    f"OddsAreOdd.fit_correction: attack must return samples {list(x.shape)}, got {got}"
-                )
-            attacked = pose("OddsAreOdd.fit_correction", x_adv, y, None, problem.ids, self.bounds)
+        for problem in numbered("OddsAreOdd.fit_correction", loader, True, self.bounds, quiet):
+            attacked, y = attack_samples(self.model, problem, attack, self.classes, self.bounds)
             gaps = self._measured(attacked)
             kept = (gaps.predicted != y) & gaps.finite
             features.append(gaps.features[kept].cpu())
@@ -449,25 +415,6 @@ class OddsAreOdd(nn.Module):
             TypeError: the model is not a module, or something else is to be changed.
         """
         return odds_file.load(cls, path, model, changes)
-
-    def _batches(
-        self, method: str, loader: Iterable[Batch], labelled: bool, quiet: bool
-    ) -> Iterator[Problem]:
-        """Batches, checked, their samples numbered in the order of the loader."""
-        name, seen = f"OddsAreOdd.{method}", 0
-        bar = track(loader, description=method, console=Console(stderr=True), disable=quiet, transient=True)
-        for batch in bar:
-            parts = [batch] if isinstance(batch, Tensor) else batch
-            if not isinstance(parts, list | tuple) or not parts:
-                got = type(batch).__name__
-                raise TypeError(f"{name}: loader must give batches x or (x, y, ...), got {got}")
-            x, *rest = parts
-            if labelled and not rest:
-                raise ValueError(f"{name}: loader must give batches (x, y), got x alone")
-            problem = pose(name, x, rest[0] if labelled else None, None, None, self.bounds)
-            problem.ids = problem.rows + seen
-            seen += len(x)
-            yield problem
 
     def _measured(self, problem: Problem) -> Gaps:
         """How noise moves the logits of a batch."""

@@ -1,11 +1,17 @@
 """What an attacked sample was before: multinomial logistic regression on the gaps of its logits."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
+
+from fastadv._checks import Bounds
+from fastadv.attacks.attack import Problem, pose
+
+Attack = Callable[[nn.Module, Tensor, Tensor], Tensor]
+"""(model, x, y) -> x_adv."""
 
 
 class Correction(NamedTuple):
@@ -20,6 +26,28 @@ class Correction(NamedTuple):
     labels: Tensor
     weight: Tensor
     bias: Tensor
+
+
+def attack_samples(
+    model: nn.Module, clean: Problem, attack: Attack, classes: int, bounds: Bounds
+) -> tuple[Problem, Tensor]:
+    """What an attack makes of labelled samples, as a problem with their ids, and [B] int64 labels.
+
+    Raises:
+        TypeError, ValueError: a label is no class, or the attack does not return samples within bounds.
+    """
+    x, y = clean.x, clean.y
+    assert y is not None
+    wrong = y[(y < 0) | (y >= classes)]
+    if len(wrong) > 0:
+        raise ValueError(
+            f"OddsAreOdd.fit_correction: y must be classes 0 .. {classes - 1}, got {wrong[0].item()}"
+        )
+    x_adv = attack(model, x, y)
+    if not isinstance(x_adv, Tensor) or x_adv.shape != x.shape:
+        got = list(x_adv.shape) if isinstance(x_adv, Tensor) else type(x_adv).__name__
+        raise ValueError(f"OddsAreOdd.fit_correction: attack must return samples {list(x.shape)}, got {got}")
+    return pose("OddsAreOdd.fit_correction", x_adv, y, None, clean.ids, bounds), y
 
 
 def fit_corrections(features: Tensor, predicted: Tensor, labels: Tensor) -> dict[int, Correction]:

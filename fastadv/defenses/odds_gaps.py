@@ -1,21 +1,28 @@
-"""How far noise moves the gaps between a sample's logits."""
+"""How far noise moves the gaps between a sample's logits; batches and settings of what asks for it."""
 
 import math
-from collections.abc import Sequence
-from numbers import Real
+from collections.abc import Iterable, Iterator, Sequence
+from numbers import Integral, Real
 from typing import NamedTuple
 
 import torch
+from rich.console import Console
+from rich.progress import track
 from torch import Tensor
 
 from fastadv import ops
 from fastadv._checks import NOISE_KINDS, Bounds
-from fastadv.attacks.attack import Problem
+from fastadv.attacks.attack import Problem, pose
 from fastadv.attacks.gradients import Forward, chunks
 from fastadv.ops import NoiseKind
 
+Batch = Tensor | Sequence[Tensor]
+"""Samples x, or (x, y, ...) with labels."""
 Noise = Sequence[tuple[NoiseKind, float]]
 """Kinds and scales, each as in `fastadv.ops.add_noise`."""
+
+MOST_DRAWS = 2**20
+"""A million draws narrow the mean to a thousandth of the noise; who asks for more is mistaken."""
 
 
 class Gaps(NamedTuple):
@@ -81,8 +88,53 @@ def measure(
     return Gaps(logits, logits.argmax(1), mean, (square - mean * mean).clamp_(min=0))
 
 
-def check_noise(noise: Noise) -> None:
-    """Raise ValueError for noise that there is not."""
+def numbered(
+    name: str, loader: Iterable[Batch], labelled: bool, bounds: Bounds, quiet: bool
+) -> Iterator[Problem]:
+    """Batches of a loader under a progress bar, checked, their samples numbered in its order.
+
+    Args:
+        name: of the method that asks, for errors and the bar.
+        loader: batches x or (x, y, ...).
+        labelled: whether y is needed.
+        bounds: of x.
+        quiet: show no bar.
+
+    Raises:
+        TypeError, ValueError: as `pose`; a batch that is none, lacks labels, or has samples of another shape
+            than the first.
+    """
+    seen, shape = 0, None
+    bar = Console(stderr=True)
+    for batch in track(loader, name.partition(".")[2], console=bar, disable=quiet, transient=True):
+        parts = [batch] if isinstance(batch, Tensor) else batch
+        if not isinstance(parts, list | tuple) or not parts:
+            got = type(batch).__name__
+            raise TypeError(f"{name}: loader must give batches x or (x, y, ...), got {got}")
+        x, *rest = parts
+        if labelled and not rest:
+            raise ValueError(f"{name}: loader must give batches (x, y), got x alone")
+        problem = pose(name, x, rest[0] if labelled else None, None, None, bounds)
+        shape = shape or x.shape[1:]
+        if x.shape[1:] != shape:
+            raise ValueError(
+                f"{name}: loader must give samples of one shape, got {list(shape)}, then {list(x.shape[1:])}"
+            )
+        problem.ids = problem.rows + seen
+        seen += len(x)
+        yield problem
+
+
+def check_settings(
+    noise: Noise,
+    draws: int,
+    chunk: int | None,
+    bounds: Bounds,
+    two_sided: bool,
+    autocast: torch.dtype | None,
+    seed: int,
+) -> None:
+    """Raise ValueError for settings of a detector that are out of range."""
     if len(noise) == 0:
         raise ValueError("OddsAreOdd: noise must have at least one (kind, scale), got none")
     for kind, scale in noise:
@@ -90,3 +142,17 @@ def check_noise(noise: Noise) -> None:
             raise ValueError(f"OddsAreOdd: kind of noise must be 'normal', 'uniform' or 'sign', got {kind!r}")
         if not isinstance(scale, Real) or not 0 < float(scale) < math.inf:
             raise ValueError(f"OddsAreOdd: scale of noise must be positive and finite, got {scale!r}")
+    if not (isinstance(draws, Integral) and 1 <= draws <= MOST_DRAWS):
+        raise ValueError(f"OddsAreOdd: draws must be an integer in 1 .. {MOST_DRAWS}, got {draws!r}")
+    if chunk is not None and not (isinstance(chunk, Integral) and chunk >= 1):
+        raise ValueError(f"OddsAreOdd: chunk must be an integer of at least 1 or None, got {chunk!r}")
+    if bounds is not None and (len(bounds) != 2 or not bounds[0] < bounds[1]):
+        raise ValueError(f"OddsAreOdd: bounds must be (lower, upper) with lower < upper, got {bounds}")
+    if not isinstance(two_sided, bool):
+        raise ValueError(f"OddsAreOdd: two_sided must be True or False, got {two_sided!r}")
+    if autocast not in (None, torch.float16, torch.bfloat16):
+        raise ValueError(
+            f"OddsAreOdd: autocast must be torch.float16, torch.bfloat16 or None, got {autocast}"
+        )
+    if not (isinstance(seed, Integral) and 0 <= seed < 2**63):
+        raise ValueError(f"OddsAreOdd: seed must be an integer in [0, 2^63), got {seed!r}")

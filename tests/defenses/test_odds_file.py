@@ -11,17 +11,7 @@ from torch import nn
 
 from fastadv import PGD, OddsAreOdd
 from fastadv.defenses import OddsFileError
-from tests.attacks.nets import BatchInvariant, Recorder, samples
-
-
-@pytest.fixture(scope="module")
-def net():
-    return BatchInvariant(20, classes=4, seed=5)
-
-
-@pytest.fixture(scope="module")
-def x():
-    return samples(300, 20)
+from tests.attacks.nets import BatchInvariant, Recorder
 
 
 @pytest.fixture
