@@ -60,7 +60,8 @@ class OddsEvasion(Estimator):
             computed first, without gradients: kinds * draws queries more per step.
 
     Raises:
-        ValueError: a field is out of range, or the detector is not fitted.
+        ValueError: a field is out of range, or the detector is not fitted; on use, the model returns another
+            number of logits than the detector was fitted to.
     """
 
     detector: NoiseTest
@@ -158,6 +159,11 @@ class OddsEvasion(Estimator):
 
     def _excess(self, logits: Tensor, gaps: Tensor) -> Tensor:
         """[B, K] float64: by how much each z-score exceeds cutoff - slack; differentiable in the gaps."""
+        if logits.shape[1] != self.detector.mean.shape[2]:
+            raise ValueError(
+                f"OddsEvasion: model must return logits [{len(logits)}, {self.detector.mean.shape[2]}] as in "
+                f"the detector's fit, got {list(logits.shape)}"
+            )
         predicted = logits.argmax(1)
         mean, std = self.detector.mean[:, predicted], self.detector.std[:, predicted]
         known = ~std.isnan().any(0)  # never the predicted class itself
