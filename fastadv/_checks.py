@@ -119,12 +119,22 @@ def non_negative(op: str, name: str, value: float) -> float:
     return float(value)
 
 
+def is_interval(bounds: object) -> bool:
+    """Whether these are two numbers in order."""
+    return (
+        isinstance(bounds, tuple | list)
+        and len(bounds) == 2
+        and all(isinstance(end, Real | torch.SymFloat) for end in bounds)
+        and bool(bounds[0] < bounds[1])
+    )
+
+
 def interval(op: str, bounds: Bounds) -> tuple[float, float]:
     """(lower, upper), infinite where bounds is None; refuses an empty interval."""
     if bounds is None:
         return -math.inf, math.inf
-    if len(bounds) != 2 or not bounds[0] < bounds[1]:
-        raise ValueError(f"fastadv::{op}: bounds must be (lower, upper) with lower < upper, got {bounds}")
+    if not is_interval(bounds):
+        raise ValueError(f"fastadv::{op}: bounds must be (lower, upper) with lower < upper, got {bounds!r}")
     return float(bounds[0]), float(bounds[1])
 
 
@@ -169,12 +179,14 @@ def winners_of(op: str, winners: Tensor, grad: Tensor, per: str, ties: str) -> N
         )
 
 
-def positive_count(op: str, name: str, value: int, least: int = 1) -> None:
-    """Refuse what is not an integer of at least `least`."""
+def positive_count(op: str, name: str, value: int, least: int = 1, most: int = 2**63 - 1) -> None:
+    """Refuse what is not an integer in least .. most."""
     if not isinstance(value, Integral | torch.SymInt):
         raise TypeError(f"fastadv::{op}: {name} must be an integer, got {value!r}")
     if value < least:
         raise ValueError(f"fastadv::{op}: {name} must be at least {least}, got {value}")
+    if value > most:
+        raise ValueError(f"fastadv::{op}: {name} must be at most {most}, got {value}")
 
 
 def noise_kind(op: str, kind: str) -> None:

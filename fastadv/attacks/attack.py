@@ -243,6 +243,6 @@ def check_fields(
     if not isinstance(norm, Real) or norm not in (2, math.inf):
         raise ValueError(f"{attack}: norm must be inf or 2, got {norm!r}")
     if bounds is not None and (len(bounds) != 2 or not bounds[0] < bounds[1]):
-        raise ValueError(f"{attack}: bounds must be (lower, upper) with lower < upper, got {bounds}")
+        raise ValueError(f"{attack}: bounds must be (lower, upper) with lower < upper, got {bounds!r}")
     if autocast not in (None, torch.float16, torch.bfloat16):
         raise ValueError(f"{attack}: autocast must be torch.float16, torch.bfloat16 or None, got {autocast}")

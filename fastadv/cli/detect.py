@@ -59,7 +59,7 @@ def detect(
 
     "The odds are odd" (Roth et al. 2019). Images are resized to cover the model's input, and their centre is
     cut out; resizing may itself undo an attack. Nothing is said of classes of which the detector knows too
-    few clean samples. A file that cannot be read is named and skipped, and the exit code is then 1; it is 2
+    little. A file that cannot be read is named and skipped, and the exit code is then 1; it is 2
     if an option makes no sense or the model fails.
     """
     examiner, class_names = _prepare(detector, model, fpr, device)
@@ -127,28 +127,24 @@ def _prepare(file: Path, spec: str, fpr: float | None, device: str) -> tuple[Odd
 def _batches(
     images: Sequence[Path], detector: OddsAreOdd, batch_size: int, skipped: list[str]
 ) -> Iterator[list[Verdict]]:
-    """The verdicts on the images, batch by batch; why one cannot be read goes to `skipped`.
-
-    An image's noise goes by its place among the images, not in its batch.
-    """
+    """The verdicts on the images, batch by batch; why one cannot be read goes to `skipped`."""
     channels, height, width = detector.input_shape
     for first in range(0, len(images), batch_size):
-        numbers, pixels = [], []
-        for number, path in enumerate(images[first : first + batch_size], start=first):
+        read, pixels = [], []
+        for path in images[first : first + batch_size]:
             try:
                 pixels.append(load_image(path, (height, width), channels=channels))
-                numbers.append(number)
+                read.append(path)
             except ImageError as error:
                 skipped.append(str(error))
         if not pixels:
             continue
         device = detector.mean.device
-        ids = torch.tensor(numbers, device=device)
-        said = detector.examine(torch.stack(pixels).to(device), ids)
+        said = detector.examine(torch.stack(pixels).to(device))
         confidence = said.logits.double().softmax(1).amax(1).nan_to_num()
         columns = (said.predicted, confidence, said.score, said.flagged, said.score > -torch.inf, said.label)
         rows = zip(*(column.tolist() for column in columns), strict=True)
-        yield [Verdict(images[number], *row) for number, row in zip(numbers, rows, strict=True)]
+        yield [Verdict(path, *row) for path, row in zip(read, rows, strict=True)]
 
 
 def _table(verdicts: Sequence[Verdict], class_names: Sequence[str]) -> Table:
@@ -161,7 +157,7 @@ def _table(verdicts: Sequence[Verdict], class_names: Sequence[str]) -> Table:
     for verdict in verdicts:
         answer = Text(printable(class_name(verdict.label, class_names)))
         answer.append(f" {percent(verdict.confidence)}", style="dim")
-        finding = Text("no objection" if verdict.known else "unknown: too few clean samples of this class")
+        finding = Text("no objection" if verdict.known else "unknown: too little is known of this class")
         if verdict.flagged:
             finding = Text("adversarial", style="red")
             if verdict.corrected != verdict.label:

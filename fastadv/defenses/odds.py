@@ -15,7 +15,7 @@ from fastadv.attacks.attack import Problem, forward, pose, undisturbed
 
 from . import odds_file
 from .odds_correction import Attack, Correction, attack_samples, correct, fit_corrections
-from .odds_gaps import Batch, Gaps, Noise, check_settings, measure, numbered
+from .odds_gaps import Batch, Gaps, Noise, check_settings, checked, content_ids, measure
 from .odds_statistics import LEAST, GapStatistics, Spread, held_out_cutoff, normal_cutoff
 
 FIRST_CUTOFF = normal_cutoff(0.001, 1)
@@ -65,10 +65,12 @@ class OddsAreOdd(nn.Module):
     as it was. The statistics are not part of `state_dict`: `save` and `load` keep them, without the model.
     They stay float64 where the module is cast, and move with it.
 
-    The noise of a sample is a function of the seed, its id and the draw: scores do not depend on chunks,
-    threads or batch mates, bit for bit, if the model's logits do not. (Convolutions and products of matrices
-    may well round otherwise in another batch; that is as small as it sounds.) An attacker who knows the seed
-    knows the noise: `seed` may be changed at any time.
+    The noise of a sample is a function of the seed, its content (or the id it is given) and the draw: scores
+    do not depend on chunks, threads or batch mates, bit for bit, if the model's logits do not. (Convolutions
+    and products of matrices may well round otherwise in another batch; that is as small as it sounds.) An
+    attacker who knows the seed knows the noise: `seed` may be changed at any time. Several threads may ask at
+    once if the module is in eval mode; from train mode the first to end would put it back while others still
+    run.
 
     Args:
         model: [B, ...] -> logits [B, K].
@@ -110,6 +112,7 @@ class OddsAreOdd(nn.Module):
     mean: Tensor
     std: Tensor
     held_out: Tensor
+    _cutoff: float
 
     def __init__(
         self,
@@ -156,9 +159,13 @@ class OddsAreOdd(nn.Module):
 
     @cutoff.setter
     def cutoff(self, value: float) -> None:
-        if math.isnan(value):
-            raise ValueError("OddsAreOdd: cutoff must be a number, got NaN")
-        self._cutoff = float(value)
+        try:
+            number = float(value)
+        except (TypeError, ValueError):
+            number = math.nan
+        if math.isnan(number):
+            raise ValueError(f"OddsAreOdd: cutoff must be a number, got {value!r}")
+        self._cutoff = number
 
     @property
     def classes(self) -> int:
@@ -167,16 +174,16 @@ class OddsAreOdd(nn.Module):
 
     @property
     def unknown(self) -> list[int]:
-        """The classes of which `fit` saw fewer than 3 samples.
+        """The classes of which `fit` saw fewer than 3 samples, or samples whose gaps never varied.
 
         What is predicted so is never flagged, unless a logit of it or of a noisy copy is not finite.
         """
-        return (self.counts < LEAST).nonzero().flatten().tolist()
+        return self.std.isnan().any(0).all(1).nonzero().flatten().tolist()
 
     @outside_inference_mode
     def gaps(self, x: Tensor, ids: Tensor | None = None) -> Gaps:
         """How noise moves the samples' logits; arguments and errors as of `examine`, but needs no `fit`."""
-        return self._measured(pose("OddsAreOdd", x, None, None, ids, self.bounds))
+        return self._measured(self._posed(x, ids))
 
     @outside_inference_mode
     def fit(
@@ -193,8 +200,7 @@ class OddsAreOdd(nn.Module):
         for the statistics of before.
 
         Args:
-            loader: batches x or (x, y, ...): x [B, ...], y [B] int64 labels. Samples are numbered in their
-                order here.
+            loader: batches x or (x, y, ...): x [B, ...], y [B] int64 labels.
             std: "examples": the standard deviation of the samples' means over draws, as in the authors' code,
                 or "joint": of single draws of all samples. With "joint" sigma is larger and z-scores are
                 small: the normal quantile then is no guide, `calibrate` is.
@@ -203,8 +209,7 @@ class OddsAreOdd(nn.Module):
             quiet: show no progress bar.
 
         Returns:
-            The classes with fewer than 3 samples; a warning names them. They never flag, but for samples with
-            logits that are not finite.
+            `unknown`; a warning names them. They never flag, but for samples with logits that are not finite.
 
         Raises:
             TypeError, ValueError: samples that `examine` would refuse, a batch without labels where they are
@@ -213,7 +218,7 @@ class OddsAreOdd(nn.Module):
         if std not in ("examples", "joint"):
             raise ValueError(f"OddsAreOdd.fit: std must be 'examples' or 'joint', got {std!r}")
         statistics, device, input_shape = None, torch.device("cpu"), self.input_shape
-        for problem in numbered("OddsAreOdd.fit", loader, correct_only, self.bounds, quiet):
+        for problem in checked("OddsAreOdd.fit", loader, correct_only, self.bounds, quiet):
             gaps = self._measured(problem)
             device, classes = problem.x.device, gaps.logits.shape[1]
             if not gaps.finite.all():
@@ -240,7 +245,8 @@ class OddsAreOdd(nn.Module):
         if self.unknown:
             names = ", ".join(map(str, self.unknown))
             warnings.warn(
-                f"OddsAreOdd.fit: fewer than {LEAST} samples were predicted as {names}: these never flag",
+                f"OddsAreOdd.fit: fewer than {LEAST} samples, or none that noise moves differently, were "
+                f"predicted as {names}: these never flag",
                 stacklevel=3,  # the decorator is one
             )
         return self.unknown
@@ -261,7 +267,8 @@ class OddsAreOdd(nn.Module):
             TypeError, ValueError: as `examine`, too few samples for such an fpr, or a cutoff that would not
                 be finite, as where most samples are of unknown classes; the detector is then left as it was.
         """
-        problems = numbered("OddsAreOdd.calibrate", loader, False, self.bounds, quiet)
+        self._check_fitted("calibrate")
+        problems = checked("OddsAreOdd.calibrate", loader, False, self.bounds, quiet)
         scores = [self._examined(problem).score for problem in problems]
         held_out = torch.cat(scores) if scores else self.held_out[:0]
         cutoff = held_out_cutoff(held_out, fpr)
@@ -299,6 +306,7 @@ class OddsAreOdd(nn.Module):
         z_i > cutoff. With several kinds it is flagged iff the mean of (g_i - tau_ti) / sigma_ti is positive.
         NaN where nothing is known.
         """
+        self._check_fitted("pair_thresholds")
         return self.mean + self.std * self.cutoff
 
     @outside_inference_mode
@@ -310,7 +318,7 @@ class OddsAreOdd(nn.Module):
 
         Args:
             loader: batches (x, y): x [B, ...] clean samples, y [B] int64 their true classes.
-            attack: (model, x, y) -> x_adv like x, such as `PGD(eps=0.1)`.
+            attack: (model, x, y) -> x_adv like x, such as `PGD(eps=0.1)`. It meets the model in eval mode.
             quiet: show no progress bar.
 
         Raises:
@@ -319,7 +327,7 @@ class OddsAreOdd(nn.Module):
         """
         self._check_fitted("fit_correction")
         features, predicted, labels = [], [], []
-        for problem in numbered("OddsAreOdd.fit_correction", loader, True, self.bounds, quiet):
+        for problem in checked("OddsAreOdd.fit_correction", loader, True, self.bounds, quiet):
             attacked, y = attack_samples(self.model, problem, attack, self.classes, self.bounds)
             gaps = self._measured(attacked)
             kept = (gaps.predicted != y) & gaps.finite
@@ -336,15 +344,17 @@ class OddsAreOdd(nn.Module):
 
         Args:
             x: [B, ...] floating point, finite, within bounds.
-            ids: [B] int64: which noise each sample gets; default 0 .. B-1. With them a sample's score does
-                not depend on its place in the batch.
+            ids: [B] int64: which noise each sample gets. The default is a hash of its content: a sample has
+                the same score wherever it is met, and samples have noise of their own, also where each comes
+                alone. Samples that share an id share their noise, and how it happens to err; cutoffs then
+                promise nothing for the seed at hand.
 
         Raises:
             TypeError: wrong dtypes.
             ValueError: wrong shapes or devices; x not finite or outside bounds; model output that is not
                 [B, K], with the K that `fit` saw; no `fit` yet.
         """
-        return self._examined(pose("OddsAreOdd", x, None, None, ids, self.bounds))
+        return self._examined(self._posed(x, ids))
 
     def judge(self, gaps: Gaps) -> Examination:
         """What `examine` says about samples whose gaps are measured: for another cutoff, say.
@@ -415,6 +425,13 @@ class OddsAreOdd(nn.Module):
             TypeError: the model is not a module, or something else is to be changed.
         """
         return odds_file.load(cls, path, model, changes)
+
+    def _posed(self, x: Tensor, ids: Tensor | None) -> Problem:
+        """Samples that were checked, with numbers for their noise."""
+        problem = pose("OddsAreOdd", x, None, None, ids, self.bounds)
+        if ids is None:
+            problem.ids = content_ids(problem.x)
+        return problem
 
     def _measured(self, problem: Problem) -> Gaps:
         """How noise moves the logits of a batch."""

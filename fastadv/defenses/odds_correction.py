@@ -8,7 +8,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fastadv._checks import Bounds
-from fastadv.attacks.attack import Problem, pose
+from fastadv.attacks.attack import Problem, pose, undisturbed
+
+from .odds_gaps import content_ids
 
 Attack = Callable[[nn.Module, Tensor, Tensor], Tensor]
 """(model, x, y) -> x_adv."""
@@ -31,7 +33,7 @@ class Correction(NamedTuple):
 def attack_samples(
     model: nn.Module, clean: Problem, attack: Attack, classes: int, bounds: Bounds
 ) -> tuple[Problem, Tensor]:
-    """What an attack makes of labelled samples, as a problem with their ids, and [B] int64 labels.
+    """What an attack makes of labelled samples, as a problem of its own, and [B] int64 labels.
 
     Raises:
         TypeError, ValueError: a label is no class, or the attack does not return samples within bounds.
@@ -43,11 +45,12 @@ def attack_samples(
         raise ValueError(
             f"OddsAreOdd.fit_correction: y must be classes 0 .. {classes - 1}, got {wrong[0].item()}"
         )
-    x_adv = attack(model, x, y)
+    with undisturbed(model):
+        x_adv = attack(model, x, y)
     if not isinstance(x_adv, Tensor) or x_adv.shape != x.shape:
         got = list(x_adv.shape) if isinstance(x_adv, Tensor) else type(x_adv).__name__
         raise ValueError(f"OddsAreOdd.fit_correction: attack must return samples {list(x.shape)}, got {got}")
-    return pose("OddsAreOdd.fit_correction", x_adv, y, None, clean.ids, bounds), y
+    return pose("OddsAreOdd.fit_correction", x_adv, y, None, content_ids(x_adv), bounds), y
 
 
 def fit_corrections(features: Tensor, predicted: Tensor, labels: Tensor) -> dict[int, Correction]:

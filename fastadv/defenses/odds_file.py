@@ -1,5 +1,6 @@
 """The file of a detector: tensors as safetensors, settings as JSON in its metadata. Nothing in it is code."""
 
+import errno
 import json
 import math
 import os
@@ -63,7 +64,9 @@ def save(detector: "OddsAreOdd", path: str | PathLike[str]) -> None:
         tensors |= {f"correction.{t}.{name}": tensor for name, tensor in correction._asdict().items()}
     text = json.dumps(settings, default=lambda number: number.item())  # numpy's numbers, set by the user
     metadata = {"format": FORMAT, "version": str(VERSION), "settings": text}
-    unfinished = Path(f"{os.fspath(path)}.part")
+    if Path(path).is_dir():
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), os.fspath(path))
+    unfinished = Path(f"{os.fspath(path)}.{os.getpid()}.part")
     unfinished.write_bytes(serialize(tensors, metadata))
     os.replace(unfinished, path)
 

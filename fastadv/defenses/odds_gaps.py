@@ -11,10 +11,11 @@ from rich.progress import track
 from torch import Tensor
 
 from fastadv import ops
-from fastadv._checks import NOISE_KINDS, Bounds
+from fastadv._checks import NOISE_KINDS, Bounds, is_interval
 from fastadv.attacks.attack import Problem, pose
 from fastadv.attacks.gradients import Forward, chunks
 from fastadv.ops import NoiseKind
+from fastadv.reference import DRAW_STRIDE
 
 Batch = Tensor | Sequence[Tensor]
 """Samples x, or (x, y, ...) with labels."""
@@ -88,10 +89,30 @@ def measure(
     return Gaps(logits, logits.argmax(1), mean, (square - mean * mean).clamp_(min=0))
 
 
-def numbered(
+def content_ids(x: Tensor) -> Tensor:
+    """[B] int64 in [0, 2^31): numbers that depend on what the samples [B, ...] are, and on nothing else.
+
+    Equal samples of one dtype have equal numbers on every device; of different ones, one pair in 2^31 has.
+    """
+    integer = {2: torch.int16, 4: torch.int32, 8: torch.int64}[x.element_size()]
+    bits = (x.detach().flatten(1).contiguous() + 0).view(integer).long()  # + 0 makes -0 0
+    # Sums of wrapped products: exact, so the order in which a device adds them changes nothing.
+    weights = _scramble(torch.arange(1, bits.shape[1] + 1, device=x.device)) | 1
+    return (_scramble((bits * weights).sum(1)) >> 33) & (2**31 - 1)
+
+
+def _scramble(z: Tensor) -> Tensor:
+    """Bits that depend on all bits of int64 numbers (the finaliser of SplitMix64: Steele et al. 2014)."""
+    z = z * DRAW_STRIDE
+    for shift, factor in ((30, 0xBF58476D1CE4E5B9 - 2**64), (27, 0x94D049BB133111EB - 2**64)):
+        z = (z ^ (z >> shift)) * factor
+    return z ^ (z >> 31)
+
+
+def checked(
     name: str, loader: Iterable[Batch], labelled: bool, bounds: Bounds, quiet: bool
 ) -> Iterator[Problem]:
-    """Batches of a loader under a progress bar, checked, their samples numbered in its order.
+    """Batches of a loader under a progress bar, checked, with noise by their content.
 
     Args:
         name: of the method that asks, for errors and the bar.
@@ -104,7 +125,7 @@ def numbered(
         TypeError, ValueError: as `pose`; a batch that is none, lacks labels, or has samples of another shape
             than the first.
     """
-    seen, shape = 0, None
+    shape = None
     bar = Console(stderr=True)
     for batch in track(loader, name.partition(".")[2], console=bar, disable=quiet, transient=True):
         parts = [batch] if isinstance(batch, Tensor) else batch
@@ -120,8 +141,7 @@ def numbered(
             raise ValueError(
                 f"{name}: loader must give samples of one shape, got {list(shape)}, then {list(x.shape[1:])}"
             )
-        problem.ids = problem.rows + seen
-        seen += len(x)
+        problem.ids = content_ids(problem.x)
         yield problem
 
 
@@ -134,10 +154,15 @@ def check_settings(
     autocast: torch.dtype | None,
     seed: int,
 ) -> None:
-    """Raise ValueError for settings of a detector that are out of range."""
+    """Raise TypeError or ValueError for settings of a detector that are none or out of range."""
+    if not isinstance(noise, Sequence) or isinstance(noise, str):
+        raise TypeError(f"OddsAreOdd: noise must be a list of (kind, scale), got {noise!r}")
     if len(noise) == 0:
         raise ValueError("OddsAreOdd: noise must have at least one (kind, scale), got none")
-    for kind, scale in noise:
+    for pair in noise:
+        if not isinstance(pair, tuple | list) or len(pair) != 2:
+            raise TypeError(f"OddsAreOdd: noise must be a list of (kind, scale), got {pair!r} in it")
+        kind, scale = pair
         if kind not in NOISE_KINDS:
             raise ValueError(f"OddsAreOdd: kind of noise must be 'normal', 'uniform' or 'sign', got {kind!r}")
         if not isinstance(scale, Real) or not 0 < float(scale) < math.inf:
@@ -146,8 +171,8 @@ def check_settings(
         raise ValueError(f"OddsAreOdd: draws must be an integer in 1 .. {MOST_DRAWS}, got {draws!r}")
     if chunk is not None and not (isinstance(chunk, Integral) and chunk >= 1):
         raise ValueError(f"OddsAreOdd: chunk must be an integer of at least 1 or None, got {chunk!r}")
-    if bounds is not None and (len(bounds) != 2 or not bounds[0] < bounds[1]):
-        raise ValueError(f"OddsAreOdd: bounds must be (lower, upper) with lower < upper, got {bounds}")
+    if bounds is not None and not is_interval(bounds):
+        raise ValueError(f"OddsAreOdd: bounds must be (lower, upper) with lower < upper, got {bounds!r}")
     if not isinstance(two_sided, bool):
         raise ValueError(f"OddsAreOdd: two_sided must be True or False, got {two_sided!r}")
     if autocast not in (None, torch.float16, torch.bfloat16):

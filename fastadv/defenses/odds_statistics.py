@@ -1,6 +1,7 @@
 """What is usual of clean samples: moments of their gaps, class by class in one pass, and their scores."""
 
 import math
+from fractions import Fraction
 from numbers import Real
 from statistics import NormalDist
 from typing import Literal
@@ -12,6 +13,9 @@ Spread = Literal["examples", "joint"]
 
 LEAST = 3
 """With fewer examples than this nothing is known of a class."""
+
+SMALLEST = 1e-300
+"""No probability that is asked for is smaller, so that its inverse is finite."""
 
 ULPS = 4
 """A pair that varies by no more than so many roundings of its logits has not varied."""
@@ -79,7 +83,8 @@ class GapStatistics:
 
 def normal_cutoff(fpr: float, tails: int) -> float:
     """What one of `tails` standard normal numbers exceeds with a probability of at most fpr (Bonferroni)."""
-    return NormalDist().inv_cdf(1 - _probability(fpr) / tails)
+    _check_probability(fpr)
+    return -NormalDist().inv_cdf(float(fpr) / tails)
 
 
 def held_out_cutoff(scores: Tensor, fpr: float) -> float:
@@ -87,7 +92,9 @@ def held_out_cutoff(scores: Tensor, fpr: float) -> float:
     count = len(scores)
     if count == 0:
         raise ValueError("OddsAreOdd: there are no held-out scores: call calibrate first")
-    place = math.ceil((count + 1) * (1 - _probability(fpr)))
+    _check_probability(fpr)
+    # The decimal number that was asked for, not the binary one next to it: 10 * (1 - 0.7) is 3.
+    place = count + 1 - math.floor((count + 1) * Fraction(str(float(fpr))))
     if place > count:
         least = math.ceil(1 / fpr) - 1
         raise ValueError(f"OddsAreOdd: fpr {fpr:g} needs at least {least} held-out scores, got {count}")
@@ -100,7 +107,6 @@ def held_out_cutoff(scores: Tensor, fpr: float) -> float:
     return cutoff
 
 
-def _probability(fpr: float) -> float:
-    if not isinstance(fpr, Real) or not 0 < fpr < 1:
-        raise ValueError(f"OddsAreOdd: fpr must be in (0, 1), got {fpr!r}")
-    return float(fpr)
+def _check_probability(fpr: float) -> None:
+    if not isinstance(fpr, Real) or not SMALLEST <= fpr < 1:
+        raise ValueError(f"OddsAreOdd: fpr must be in (0, 1) and at least {SMALLEST:g}, got {fpr!r}")

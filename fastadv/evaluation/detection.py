@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from fastadv.defenses import OddsAreOdd
+from fastadv.defenses.odds_statistics import held_out_cutoff
 from fastadv.ops import NoiseKind
 
 from .statistics import Rate
@@ -149,6 +150,10 @@ def tune(
     if not noises:
         raise ValueError(f"tune: kinds and scales must not be empty, got {list(kinds)} and {list(scales)}")
     # Every setting is checked before the first costs time.
+    held_out_cutoff(torch.zeros(len(choose.clean)), fpr)
+    for name, samples in (("fit", [fit]), ("choose", choose), ("judge", judge)):
+        if min(map(len, samples)) == 0:
+            raise ValueError(f"tune: {name} must have at least one sample of each sort, got none")
     detectors = [OddsAreOdd(model, [noise], **settings) for noise in noises]
     candidates = []
     for number, (noise, detector) in enumerate(zip(noises, detectors, strict=True)):
@@ -175,7 +180,4 @@ def tune(
 
 
 def _scores(detector: OddsAreOdd, samples: Tensor, batch_size: int) -> Tensor:
-    """[N] scores, the samples numbered in their order."""
-    ids = torch.arange(len(samples), device=samples.device)
-    batches = zip(samples.split(batch_size), ids.split(batch_size), strict=True)
-    return torch.cat([detector.score(x, numbers) for x, numbers in batches])
+    return torch.cat([detector.score(x) for x in samples.split(batch_size)])

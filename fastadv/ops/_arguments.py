@@ -18,10 +18,11 @@ def per_sample(op: str, name: str, value: float | Tensor, samples: Tensor) -> Te
 
 def seed_tensor(op: str, seed: int | tuple[int, int], device: torch.device) -> Tensor:
     """(key, offset) on the device, filled by kernels there: a copy from the host would wait for a GPU."""
-    key, offset = seed if isinstance(seed, tuple) else (seed, 0)
-    if not (isinstance(key, Integral) and 0 <= key < 2**63 and 0 <= offset < 2**32):
+    pair = seed if isinstance(seed, tuple) else (seed, 0)
+    numbers = len(pair) == 2 and all(isinstance(number, Integral) for number in pair)
+    if not (numbers and 0 <= pair[0] < 2**63 and 0 <= pair[1] < 2**32):
         raise ValueError(f"fastadv::{op}: seed must be in [0, 2^63), its offset in [0, 2^32), got {seed!r}")
-    return torch.cat([torch.full((1,), number, dtype=torch.int64, device=device) for number in (key, offset)])
+    return torch.cat([torch.full((1,), number, dtype=torch.int64, device=device) for number in pair])
 
 
 def in_format_of(model: Tensor, result: Tensor) -> Tensor:

@@ -1,5 +1,7 @@
 """Noisy copies of samples."""
 
+import math
+from numbers import Real
 from typing import Literal
 
 import torch
@@ -31,29 +33,33 @@ def add_noise(
 
     Args:
         x: [B, ...].
-        draws: number of copies, >= 1.
+        draws: number of copies, 1 .. 2^31 - 1.
         kind: "normal" with standard deviation scale, "uniform" on (-scale, scale), or "sign", which is
             scale or -scale with equal odds: the sign of the uniform number.
-        scale: in the units of x, >= 0.
+        scale: in the units of x, a finite number >= 0.
         bounds: (lower, upper) of every element, or None.
         seed: as in `random_in_ball`.
         ids: [B] int64, the samples' numbers, which differ by less than 2^31; default 0 .. B-1.
-        first_draw: number of the first draw: draws 0 .. 9 are draws 0 .. 4 and, from first_draw 5 on, 5 .. 9.
+        first_draw: number of the first draw, 0 .. 2^62: draws 0 .. 9 are draws 0 .. 4 and, from first_draw 5
+            on, 5 .. 9.
 
     Returns:
         [draws, B, ...] contiguous, in the dtype of x; differentiable in x (0 at the ends of the box).
     """
     _checks.samples("add_noise", "x", x)
     _checks.no_forward_mode("add_noise", x)
-    _checks.positive_count("add_noise", "draws", draws)
-    _checks.positive_count("add_noise", "first_draw", first_draw, least=0)
+    _checks.positive_count("add_noise", "draws", draws, most=2**31 - 1)
+    _checks.positive_count("add_noise", "first_draw", first_draw, least=0, most=2**62)
     _checks.noise_kind("add_noise", kind)
-    scale = _checks.non_negative("add_noise", "scale", scale)
+    if not isinstance(scale, Real) or not 0 <= scale < math.inf:
+        raise ValueError(f"fastadv::add_noise: scale must be a finite number of at least 0, got {scale!r}")
     lower, upper = _checks.interval("add_noise", bounds)
     if not isinstance(seed, Tensor):
         seed = seed_tensor("add_noise", seed, x.device)
     if is_native(x):
-        return torch.ops.fastadv.add_noise.default(x, draws, kind, scale, lower, upper, seed, ids, first_draw)
+        return torch.ops.fastadv.add_noise.default(
+            x, draws, kind, float(scale), lower, upper, seed, ids, first_draw
+        )
     _checks.seed_tensor("add_noise", seed, x)
     if ids is not None:
         _checks.one_per_sample("add_noise", "ids", ids, x, torch.int64)

@@ -40,4 +40,6 @@ def add_noise(
     noise = box_muller(words) if kind == "normal" else 2 * open_uniform(words) - 1
     noise = noise.flatten(1)[:, :size].reshape(draws, *x.shape).to(dtype)
     noise = noise.sign() if kind == "sign" else noise
-    return (x.to(dtype) + scale * noise).clamp(lower, upper).to(x.dtype)
+    out = (x.to(dtype) + scale * noise).clamp(lower, upper).to(x.dtype)
+    # Wherever an element comes to lie on an end of the box, by rounding too, it does not move with x.
+    return torch.where((out > lower) & (out < upper), out, out.detach())

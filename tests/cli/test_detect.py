@@ -118,7 +118,7 @@ def test_a_class_of_which_too_little_is_known_is_said_to_be_unknown(models, dete
     detector.save(tmp_path / "odds.safetensors")
     run = fastadv_detect(*images, "--detector", tmp_path / "odds.safetensors", "--model", f"{models}:Bent")
     assert run.stdout.count("-inf") == 12
-    assert run.stdout.count("unknown: too few") == 12
+    assert run.stdout.count("unknown: too little") == 12
     assert "0 of 12 flagged" in run.stdout
 
 

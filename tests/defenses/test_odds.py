@@ -9,7 +9,7 @@ from torch import nn
 
 import fastadv
 from fastadv import PGD, OddsAreOdd
-from fastadv.defenses.odds_statistics import GapStatistics
+from fastadv.defenses.odds_statistics import GapStatistics, held_out_cutoff, normal_cutoff
 from fastadv.models import datasets, mnist_lenet5
 from tests.attacks.nets import BatchInvariant, Recorder, samples
 from tests.defenses.detectors import fitted
@@ -50,7 +50,7 @@ def test_gaps_of_logits_are_those_of_features_and_differences_of_weights():
     torch.manual_seed(0)
     body, head = nn.Sequential(nn.Linear(10, 30), nn.Tanh()).double(), nn.Linear(30, 5).double()
     x = samples(8, 10, dtype=torch.float64)
-    gaps = OddsAreOdd(nn.Sequential(body, head), [("uniform", 0.2)], draws=7, seed=3).gaps(x)
+    gaps = OddsAreOdd(nn.Sequential(body, head), [("uniform", 0.2)], draws=7, seed=3).gaps(x, torch.arange(8))
     with torch.no_grad():
         noisy = fastadv.ops.add_noise(x, 7, kind="uniform", scale=0.2, seed=(3, 0))
         moved = body(noisy) - body(x)
@@ -60,7 +60,7 @@ def test_gaps_of_logits_are_those_of_features_and_differences_of_weights():
 
 
 def test_the_mean_over_draws_narrows_as_their_root():
-    x, model = samples(300, 12, dtype=torch.float64), linear()
+    x, model = samples(3000, 12, dtype=torch.float64), linear()
     few, many = (OddsAreOdd(model, [("normal", 0.1)], n, bounds=None).gaps(x).mean[0].std() for n in (4, 64))
     assert (few / many).item() == pytest.approx(4, rel=0.1)
 
@@ -117,11 +117,7 @@ def test_statistics_and_scores_have_the_same_bits_in_any_chunks_and_batches(net,
     parts.fit(x.split(batch), quiet=True)
     for name in ("mean", "std", "counts"):
         assert torch.equal(getattr(whole, name).nan_to_num(9), getattr(parts, name).nan_to_num(9))
-    ids = torch.arange(400)
-    scores = [
-        parts.score(part, number) for part, number in zip(x.split(batch), ids.split(batch), strict=True)
-    ]
-    assert torch.equal(torch.cat(scores), whole.score(x))
+    assert torch.equal(torch.cat([parts.score(part) for part in x.split(batch)]), whole.score(x))
 
 
 def test_statistics_have_the_same_bits_with_one_and_two_threads(net, x):
@@ -149,10 +145,12 @@ def test_a_forward_never_has_more_rows_than_the_chunk_or_the_batch(net, x):
 
 
 def test_noise_changes_with_the_seed_and_is_another_for_every_kind_and_sample(net, x):
-    same = x[:1].expand(6, -1)
-    gaps = OddsAreOdd(net, [("normal", 0.1), ("normal", 0.1)], draws=4).gaps(same).mean
+    same, ids = x[:1].expand(6, -1), torch.arange(6)
+    gaps = OddsAreOdd(net, [("normal", 0.1), ("normal", 0.1)], draws=4).gaps(same, ids).mean
     assert len(gaps[..., 0].flatten().unique()) == 12
-    assert not torch.equal(OddsAreOdd(net, [("normal", 0.1)], draws=4, seed=1).gaps(same).mean[0], gaps[0])
+    assert not torch.equal(
+        OddsAreOdd(net, [("normal", 0.1)], draws=4, seed=1).gaps(same, ids).mean[0], gaps[0]
+    )
 
 
 def test_scores_are_the_largest_z_score_of_the_other_classes(net, x):
@@ -218,6 +216,17 @@ def test_clean_samples_are_flagged_no_more_often_than_promised(fpr, two_sided):
     assert abs(flagged - fpr) <= 3 * deviation
 
 
+def test_a_rank_is_that_of_the_decimal_number_asked_for_and_small_rates_are_answered():
+    scores = torch.arange(1.0, 10.0)
+    assert held_out_cutoff(scores, 0.7) == 3.0  # in floats 10 * (1 - 0.7) is more than 3
+    for fpr in (1e-320, 0.0, 1.0, math.nan, "a"):
+        with pytest.raises(ValueError, match=r"OddsAreOdd: fpr must be in \(0, 1\)"):
+            held_out_cutoff(scores, fpr)
+    with pytest.raises(ValueError, match="needs at least 99999999999999"):
+        held_out_cutoff(scores, 1e-17)
+    assert normal_cutoff(1e-17, 9) == pytest.approx(stats.norm.isf(1e-17 / 9))
+
+
 def test_the_held_out_cutoff_is_the_order_statistic_that_keeps_the_promise_exactly(net, x):
     detector = fitted(net, x)
     detector.calibrate([x[:99]], quiet=True)
@@ -234,7 +243,7 @@ def test_classes_with_fewer_than_three_samples_never_flag_and_are_named(net, x):
     predicted = net(x).argmax(1)
     rare, usual = x[predicted == 2], x[predicted != 2]
     detector = OddsAreOdd(net, [("normal", 0.1)], draws=8)
-    with pytest.warns(UserWarning, match="fewer than 3 samples were predicted as 2: these never flag"):
+    with pytest.warns(UserWarning, match="fewer than 3 samples.* were predicted as 2: these never flag"):
         unknown = detector.fit([usual, rare[:2]], quiet=True)
     assert unknown == detector.unknown == [2]
     assert detector.counts[2] == 2

@@ -182,7 +182,7 @@ def test_numbers_of_numpy_and_tensors_are_saved(net, x, tmp_path):
     detector.save(tmp_path / "odds")
     loaded = OddsAreOdd.load(tmp_path / "odds", net)
     assert (loaded.draws, loaded.chunk, loaded.seed, loaded.cutoff) == (3, 9, 8, 1.5)
-    with pytest.raises(ValueError, match="OddsAreOdd: cutoff must be a number, got NaN"):
+    with pytest.raises(ValueError, match="OddsAreOdd: cutoff must be a number, got nan"):
         detector.cutoff = math.nan
 
 

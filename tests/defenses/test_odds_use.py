@@ -9,6 +9,7 @@ from torch import nn
 
 from fastadv import PGD, OddsAreOdd
 from fastadv.attacks import OddsEvasion
+from fastadv.defenses.odds_gaps import content_ids
 from tests.attacks.nets import BatchInvariant, Norms, samples
 from tests.defenses.detectors import fitted
 
@@ -78,6 +79,7 @@ def test_two_threads_may_serve_at_once(net, x):
         ({"noise": []}, "noise must have at least one (kind, scale), got none"),
         ({"noise": [("laplace", 0.1)]}, "kind of noise must be 'normal', 'uniform' or 'sign', got 'laplace'"),
         ({"noise": [("normal", 0.0)]}, "scale of noise must be positive and finite, got 0.0"),
+        ({"bounds": 3}, "bounds must be (lower, upper) with lower < upper, got 3"),
         ({"draws": 0}, "draws must be an integer in 1 .. 1048576, got 0"),
         ({"draws": 2**20 + 1}, "draws must be an integer in 1 .. 1048576, got 1048577"),
         ({"chunk": 0.5}, "chunk must be an integer of at least 1 or None, got 0.5"),
@@ -102,7 +104,10 @@ def test_bad_use_is_refused_in_one_line(net, x):
             "OddsAreOdd.examine: the detector knows no clean samples yet: call fit first",
         ),
         (lambda: detector.threshold(0.1), "OddsAreOdd: there are no held-out scores: call calibrate first"),
-        (lambda: detector.threshold(0.0, source="normal"), "OddsAreOdd: fpr must be in (0, 1), got 0.0"),
+        (
+            lambda: detector.threshold(0.0, source="normal"),
+            "OddsAreOdd: fpr must be in (0, 1) and at least 1e-300, got 0.0",
+        ),
         (lambda: detector.threshold(0.1, source="x"), "source must be 'held_out' or 'normal', got 'x'"),
         (lambda: detector.score(x + 1), "OddsAreOdd: x must lie within bounds (0.0, 1.0), got "),
         (lambda: detector.score(x / 0), "OddsAreOdd: x must be finite"),
@@ -131,14 +136,14 @@ def test_everything_works_in_inference_mode_and_what_is_learnt_there_serves_outs
     plain.calibrate([x], fpr=0.05, quiet=True)
     plain.fit_correction([(x, y)], attack, quiet=True)
     with torch.inference_mode():
-        inside, ids = x.clone(), torch.arange(len(x))
+        inside = x.clone()
         labels = y.clone()
         assert inside.is_inference()
         detector = fitted(net, inside)
         detector.calibrate([inside], fpr=0.05, quiet=True)
         detector.fit_correction([(inside, labels)], attack, quiet=True)
         for found in (detector, plain):
-            assert torch.equal(found.score(inside, ids), plain.score(x))
+            assert torch.equal(found.score(inside), plain.score(x))
             assert torch.equal(found.detect(inside), plain.detect(x))
             assert torch.equal(found.predict(inside), plain.predict(x))
             assert all(map(torch.equal, found.gaps(inside), plain.gaps(x)))
@@ -195,3 +200,61 @@ def test_samples_of_another_shape_than_the_first_are_refused(net, x):
         ValueError, match=r"fit: loader must give samples of one shape, got \[20\], then \[4, 5\]"
     ):
         OddsAreOdd(net, draws=2).fit([x[:5], x[5:9].reshape(4, 4, 5)], quiet=True)
+
+
+@pytest.mark.parametrize("noise", ["normal", ("normal", 0.03), [("normal",)], None, 3])
+def test_noise_that_is_no_list_of_pairs_is_refused(net, noise):
+    with pytest.raises(TypeError, match=r"OddsAreOdd: noise must be a list of \(kind, scale\), got "):
+        OddsAreOdd(net, noise)
+
+
+def test_samples_that_come_one_by_one_have_noise_of_their_own_and_the_scores_of_any_batch(net, x):
+    detector = fitted(net, x)
+    whole = detector.score(x[:30])
+    assert torch.equal(torch.cat([detector.score(sample[None]) for sample in x[:30]]), whole)
+    assert torch.equal(detector.score(x[:30].flip(0)), whole.flip(0))
+    ids = content_ids(x)
+    assert len(ids.unique()) == len(x) and ids.min() >= 0 and ids.max() < 2**31
+    assert torch.equal(content_ids(-0.0 * x[:1]), content_ids(0.0 * x[:1]))
+    moved = x[:1].repeat(20, 1)
+    moved[torch.arange(20), torch.arange(20)] += 2**-20
+    assert len(content_ids(moved).unique()) == 20
+
+
+def test_promises_hold_for_samples_that_come_one_by_one():
+    torch.manual_seed(0)
+    model, x = nn.Linear(50, 5), torch.randn(3500, 50)
+    rates = []
+    for seed in range(4):
+        detector = OddsAreOdd(model, [("normal", 0.1)], draws=16, bounds=None, seed=seed)
+        detector.fit(x[:2000].split(500), quiet=True)
+        detector.calibrate(x[2000:3000].split(500), fpr=0.05, quiet=True)
+        flagged = torch.cat([detector.detect(sample[None]) for sample in x[3000:]])
+        rates.append(float(flagged.double().mean()))
+    # 0.05 of 500, with the cutoffs' own error: with one noise for all they would be 0 or 0.18.
+    assert all(abs(rate - 0.05) < 4 * (0.05 * 0.95 * (1 / 500 + 1 / 1000)) ** 0.5 for rate in rates)
+
+
+def test_an_attack_of_the_user_s_own_meets_the_model_in_eval_mode():
+    model = Norms().train()
+    x = torch.rand(40, 3, 8, 8)
+    detector = fitted(model, x, draws=2)
+    before, modes = model.norm.running_mean.clone(), []
+
+    def attack(model, x, y):
+        modes.append(model.training)
+        return model(x).mean() * 0 + torch.rand_like(x)
+
+    y = (detector.predict(x) + 1) % 4
+    detector.fit_correction([(x, y)], attack, quiet=True)
+    assert modes == [False] and model.training and torch.equal(model.norm.running_mean, before)
+
+
+def test_a_class_whose_gaps_never_vary_is_unknown_however_many_samples_it_has():
+    class Constant(nn.Module):
+        def forward(self, x):
+            return x.flatten(1)[:, :1] * 0 + torch.tensor([1.0, 0.0])
+
+    detector = OddsAreOdd(Constant(), draws=2)
+    with pytest.warns(UserWarning, match="predicted as 0, 1: these never flag"):
+        assert detector.fit([torch.rand(50, 4)], quiet=True) == [0, 1]

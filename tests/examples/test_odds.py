@@ -13,12 +13,14 @@ from torch import nn
 import odds
 import odds_report as report
 from fastadv import OddsAreOdd
+from fastadv.defenses import Gaps
 from fastadv.evaluation.statistics import Rate
 from fastadv.evaluation.study import Study
 from fastadv.models import mnist_lenet5
 from fastadv.models.datasets import Images
 from odds_attacks import CLEAN, EOT_MATCHING, EVASION, MATCHING, QUICK, Row, Settings, table_rows
 from odds_case import HELD_OUT, MAIN, VARIANTS, Case, Scored, Subject
+from odds_splits import false_positives, summary
 
 ROOT = Path(__file__).parents[2]
 SCRIPT = ROOT / "examples/odds.py"
@@ -62,7 +64,9 @@ def test_every_attack_is_scored_by_every_way_to_test_and_the_report_shows_it(fin
     expected |= {f"digits: {EOT_MATCHING}, {box}" for box in ("clipped", "unclipped")}
     expected |= {f"digits: {EVASION}, {variant}" for variant in VARIANTS}
     expected |= {
-        f"digits: {work}, {box}" for work in ("tuning", "fitting") for box in ("clipped", "unclipped")
+        f"digits: {work}, {box}"
+        for work in ("tuning", "fitting", "dividing")
+        for box in ("clipped", "unclipped")
     }
     assert results["parts"].keys() == expected | {f"digits: {HELD_OUT}"}
     text = (finished / "report.md").read_text()
@@ -109,6 +113,26 @@ def test_a_run_that_goes_on_computes_what_is_missing_and_gives_the_same_numbers(
         # Its own measure of time shows that a part was kept, not computed again to the same end.
         assert name in lost or parts[name] == whole[name]
     assert (tmp_path / "report.md").read_text() == (finished / "report.md").read_text()
+
+
+def test_over_divisions_of_like_samples_the_mean_rate_is_the_target():
+    n, k = 600, 4
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn(n, k, generator=generator)
+    mean = torch.randn(1, n, k, generator=generator, dtype=torch.float64)
+    gaps = Gaps(logits, logits.argmax(1), mean, torch.zeros_like(mean))
+    found = false_positives(gaps, [300, 199, 101], [0.1, 0.2], splits=100, seed=0)
+    for counts in found.values():
+        for fpr, flagged in ((0.1, counts["0.1"]), (0.2, counts["0.2"])):
+            assert len(flagged) == 100 and len(set(flagged)) > 5
+            assert sum(flagged) / (100 * 101) == pytest.approx(fpr, abs=0.02)
+    assert found["one"] != found["two"]
+    assert found == false_positives(gaps, [300, 199, 101], [0.1, 0.2], splits=100, seed=0)
+
+
+def test_a_summary_of_divisions_counts_those_within_three_standard_deviations():
+    # 0.05 of 1,900 images: the binomial standard deviation is 0.005, with as many for the cutoff 0.00707.
+    assert summary([95, 95, 130, 140], 1900, 0.05, 1900) == ["6.05", "1.23", "0.50", "0.71", "50", "75"]
 
 
 def test_bad_options_are_refused_in_one_line_and_nothing_is_lost(finished):

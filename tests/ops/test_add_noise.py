@@ -151,7 +151,10 @@ def test_the_operator_itself_refuses_a_scale_that_is_none(device, native):
         ({"draws": 0}, ValueError, "draws must be at least 1, got 0"),
         ({"draws": 1.5}, TypeError, "draws must be an integer, got 1.5"),
         ({"kind": "gauss"}, ValueError, "kind must be 'normal', 'uniform' or 'sign', got 'gauss'"),
-        ({"scale": -1.0}, ValueError, "scale must be at least 0, got -1"),
+        ({"scale": -1.0}, ValueError, "scale must be a finite number of at least 0, got -1"),
+        ({"scale": math.inf}, ValueError, "scale must be a finite number of at least 0, got inf"),
+        ({"draws": 2**31}, ValueError, "draws must be at most 2147483647"),
+        ({"seed": (1, 2, 3)}, ValueError, r"seed must be in \[0, 2\^63\)"),
         ({"bounds": (1, 0)}, ValueError, r"bounds must be \(lower, upper\)"),
         ({"seed": -1}, ValueError, r"seed must be in \[0, 2\^63\)"),
         ({"first_draw": -1}, ValueError, "first_draw must be at least 0, got -1"),
@@ -163,3 +166,11 @@ def test_add_noise_refuses(arguments, error, message, backend):
     given = {"x": torch.zeros(2, 4), "draws": 2, "scale": 0.1, "seed": 0} | arguments
     with pytest.raises(error, match=f"fastadv::add_noise: {message}"):
         ops.add_noise(given.pop("x"), given.pop("draws"), **given)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_the_gradient_is_0_wherever_a_copy_lies_on_an_end_of_the_box(dtype, device, backend):
+    x = torch.linspace(0, 1, 64, dtype=dtype, device=device).repeat(4, 1).requires_grad_()
+    out = ops.add_noise(x, 16, scale=0.01, seed=1)
+    out.sum().backward()
+    assert torch.equal(x.grad, ((out > 0) & (out < 1)).sum(0).to(dtype))
