@@ -1,7 +1,6 @@
 """The smallest ball in which an attack with a fixed budget succeeds, sample by sample."""
 
 import math
-from collections.abc import Callable
 from dataclasses import Field, dataclass, fields, is_dataclass, replace
 from numbers import Real
 from typing import Any, ClassVar, NamedTuple, Protocol, TypeVar
@@ -33,7 +32,6 @@ class FixedBudget(Protocol):
     """
 
     __dataclass_fields__: ClassVar[dict[str, Field[Any]]]
-    run: Callable[..., AttackResult]
 
     @property
     def eps(self) -> float | Tensor:
@@ -58,6 +56,18 @@ class FixedBudget(Protocol):
     @property
     def chunk(self) -> int | None:
         """At most so many samples at a time; None is all."""
+
+    def run(
+        self,
+        model: Model,
+        x: Tensor,
+        y: Tensor | None = None,
+        *,
+        target: Tensor | int | None = None,
+        ids: Tensor | None = None,
+        on_step: OnStep | None = None,
+    ) -> AttackResult:
+        """Attack a batch, as `PGD.run`."""
 
 
 _Attack = TypeVar("_Attack", bound=FixedBudget)

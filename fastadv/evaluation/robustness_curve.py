@@ -16,8 +16,8 @@ from .statistics import Rate
 class RobustnessCurve:
     """How many samples hold out against an attack, as a step function of eps.
 
-    A sample is right at eps if no success is known within eps of it: accuracy falls by 1 / n at every sample's
-    smallest eps and nowhere else, without a grid or interpolation. It starts at the clean accuracy.
+    A sample is right at eps if no success is known within eps of it: accuracy falls by 1 / n at every
+    sample's smallest eps and nowhere else, without a grid or interpolation. It starts at the clean accuracy.
 
         found = fastadv.minimal_eps(attack, model, x, y)
         RobustnessCurve(found.eps, limit=attack.eps).at(2 / 255)
