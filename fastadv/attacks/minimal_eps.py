@@ -113,10 +113,10 @@ def minimal_eps(
     its own distance, not the eps that it was looked for in, and the smallest one is kept. Samples that are
     done leave the work; one that is misclassified to begin with is done in the first run.
 
-    What it is not: the attack's success need not grow with eps, so a smaller eps may exist inside the
-    bracket's lower part, or below an eps at which the attack fails altogether (a single step, as FGSM's, may
-    overshoot). And like every attack's result it is an upper bound of the distance to the nearest adversarial
-    sample, no proof that there is none nearer.
+    The success of an attack with a fixed budget need not grow with eps: steps are longer in a larger ball. So
+    there may be successes below an eps at which the attack fails, in the bracket or where it fails at its own
+    eps, and bisection does not see them. And like every attack's result, the smallest eps is an upper bound
+    of the distance to the nearest adversarial sample, no proof that there is none nearer.
 
     The attack keeps its budget: the same steps at every eps. A `step_size` of None, or a schedule, is a
     fraction of eps and shrinks with it; a number stays what it is, and at an eps below it every step ends on
@@ -127,8 +127,8 @@ def minimal_eps(
         attack: `PGD`, `FGSM` or another `FixedBudget`; its eps (float or [B]) is the largest that is tried.
         model, x, y, target, ids: as in the attack's `run`. y=None: the model's own predictions, made once.
         tolerance: the width at which a bracket is done, as a fraction of the attack's eps, from 1e-6 to 1; it
-            costs log2(1 / tolerance) runs more than the first. For norm 0, whose eps is a whole number, it
-            is rounded up to one.
+            costs at most log2(1 / tolerance) runs after the first. For norm 0, whose eps is a whole number,
+            the width is rounded up to a whole number.
         on_step: called with (work done, work in all) after each step of the attack.
 
     Returns:

@@ -178,10 +178,10 @@ each_attack = pytest.mark.parametrize("attack", ATTACKS.values(), ids=ATTACKS.ke
 SHAPE = (3, 4, 5)
 
 
-def setting(batch=10, dtype=torch.float32):
+def setting(batch=10, dtype=torch.float32, device="cpu"):
     """(model, x, y): every third label wrong from the start."""
-    model = BatchInvariant(math.prod(SHAPE))
-    x = samples(batch, *SHAPE, dtype=dtype)
+    model = BatchInvariant(math.prod(SHAPE)).to(device)
+    x = samples(batch, *SHAPE, dtype=dtype).to(device)
     y = model(x).argmax(1)
     y[::3] = (y[::3] + 1) % 5
     return model, x, y
@@ -205,8 +205,8 @@ def test_a_batch_is_as_many_single_runs_bit_for_bit_whatever_the_chunk(attack):
 
 @each_attack
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_what_is_found_is_misclassified_and_within_its_eps_and_nothing_else_moves(attack, dtype):
-    model, x, y = setting(dtype=dtype)
+def test_what_is_found_is_misclassified_and_within_its_eps_and_nothing_else_moves(attack, dtype, device):
+    model, x, y = setting(dtype=dtype, device=device)
     found = minimal_eps(attack, model, x, y)
     assert found.x_adv.dtype == dtype
     assert torch.equal(found.success, found.eps.isfinite())
