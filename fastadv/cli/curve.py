@@ -32,7 +32,7 @@ from .figures import FigureFile, check_figure, save_figure
 from .options import Net, load_net, norm_name, parse_device, parse_eps, parse_norm
 from .progress import images_bar
 
-DEFAULTS = {"images": ("efficientnet_lite0", "8/255"), "digits": ("mnist_lenet5", "0.3")}
+DEFAULTS = {"images": ("efficientnet_lite0", "2/255"), "digits": ("mnist_lenet5", "0.3")}
 """The model and the largest eps, by what is attacked."""
 
 PARTS = (0, 1 / 8, 1 / 4, 1 / 2, 3 / 4, 1)
@@ -58,7 +58,7 @@ def curve(
     eps: Annotated[
         str | None,
         typer.Option(
-            help="The largest radius, for images in [0, 1], as in 8/255: the curve's right end. 8/255 if not "
+            help="The largest radius, for images in [0, 1], as in 2/255: the curve's right end. 2/255 if not "
             "given, 0.3 for digits."
         ),
     ] = None,
@@ -195,15 +195,16 @@ def _table(results: CurveResults, eps: str) -> Table:
         view.add_column(Text(printable(f"{model} (n={len(curve.eps)})")))
     for part in PARTS:
         held = [curve.held(part * results.limit) for curve in curves.values()]
-        view.add_row(_fraction(eps, part), *(f"{cell(flags[None])} %" for flags in held))
+        view.add_row(_written_as(eps, part * results.limit), *(f"{cell(flags[None])} %" for flags in held))
     medians = [curve.median for curve in curves.values()]
-    words = [f"{median:.3g}" if math.isfinite(median) else f"above {eps}" for median in medians]
+    words = [_written_as(eps, median) if math.isfinite(median) else f"above {eps}" for median in medians]
     view.add_section()
     view.add_row("median of the smallest", *words)
     return view
 
 
-def _fraction(eps: str, part: float) -> str:
-    """A part of a radius, written as that is: half of 8/255 is 4/255."""
-    numerator, slash, denominator = eps.partition("/")
-    return f"{float(numerator) * part:g}{slash if part else ''}{denominator if part else ''}"
+def _written_as(eps: str, value: float) -> str:
+    """A radius in the units of `eps`: half of 8/255 is 4/255."""
+    _, slash, denominator = eps.partition("/")
+    scale, unit = (float(denominator), f"/{denominator}") if slash and value else (1, "")
+    return f"{value * scale:.4g}{unit}"
