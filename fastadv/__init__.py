@@ -13,8 +13,10 @@ from fastadv.attacks import (
     Autograd,
     Evolution,
     LogitMatching,
+    MinimalEps,
     OddsEvasion,
     StepDecay,
+    minimal_eps,
 )
 from fastadv.defenses import KWTA, OddsAreOdd
 
@@ -28,12 +30,14 @@ __all__ = [
     "Autograd",
     "Evolution",
     "LogitMatching",
+    "MinimalEps",
     "OddsAreOdd",
     "OddsEvasion",
     "StepDecay",
     "backend",
     "build_info",
     "defenses",
+    "minimal_eps",
     "models",
     "ops",
 ]

@@ -8,6 +8,7 @@ from fastadv.attacks.evolution import Evolution
 from fastadv.attacks.fgsm import FGSM
 from fastadv.attacks.gradients import Autograd, Estimator
 from fastadv.attacks.losses import LogitMatching, SampleLoss, logits_of_others
+from fastadv.attacks.minimal_eps import FixedBudget, MinimalEps, minimal_eps
 from fastadv.attacks.odds import OddsEvasion
 from fastadv.attacks.pgd import PGD
 from fastadv.attacks.schedules import StagedSamples, StepDecay
@@ -21,11 +22,14 @@ __all__ = [
     "Autograd",
     "Estimator",
     "Evolution",
+    "FixedBudget",
     "LogitMatching",
+    "MinimalEps",
     "OddsEvasion",
     "SampleLoss",
     "StagedSamples",
     "StepDecay",
     "logits_of_others",
+    "minimal_eps",
     "transforms",
 ]

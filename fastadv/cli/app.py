@@ -3,6 +3,7 @@
 import typer
 
 from .attack import attack, demo
+from .curve import curve
 from .detect import detect
 from .errors import OneLineErrors
 from .info import info
@@ -18,5 +19,6 @@ app = typer.Typer(
 app.command()(info)
 app.command()(attack)
 app.command()(demo)
+app.command()(curve)
 app.command()(detect)
 app.add_typer(plot, name="plot", help="Draw what was measured of a defence.")

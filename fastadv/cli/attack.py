@@ -6,13 +6,13 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
 from fastadv.evaluation import Subject
 from fastadv.models import ModelError
 from fastadv.models.images import sample_files
 
 from .options import Settings, open_results, prepare
+from .progress import images_bar
 from .table import summary, table
 
 Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1, ...; auto takes the GPU where there is one.")]
@@ -82,14 +82,7 @@ def run(subjects: Sequence[Subject], settings: Settings, out: Path) -> None:
     """
     experiment = prepare(settings, out)
     results = open_results(settings, out, [subject.path for subject in subjects])
-    progress = Progress(
-        TextColumn("attacking"),
-        BarColumn(),
-        TextColumn("{task.completed:.0f}/{task.total:.0f} images"),
-        TaskProgressColumn(),
-        TimeRemainingColumn(),
-        console=Console(stderr=True),
-    )
+    progress = images_bar("attacking")
     task = progress.add_task("", total=len(subjects))
 
     def on_progress(images: float) -> None:

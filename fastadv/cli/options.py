@@ -42,11 +42,53 @@ def prepare(settings: Settings, out: Path) -> Experiment:
     norm = parse_norm(settings.norm)
     eps = parse_eps(settings.eps, norm)
     device = parse_device(settings.device)
+    net = load_net(settings.model, device, settings.size)
     try:
-        model = load(settings.model)
+        steps, seed = settings.untargeted_steps, settings.seed
+        untargeted = PGD(eps=eps, norm=norm, steps=steps, early_stop=False, seed=seed)
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from error
+    goals = [Goal(untargeted)]
+    if settings.target is not None:
+        try:
+            target = find_class(settings.target, net.class_names, net.classes)
+        except ValueError as error:
+            raise typer.BadParameter(f"--target: {error}") from error
+        goals.append(Goal(replace(untargeted, steps=settings.steps), target))
+    radius = f"{norm_name(norm)}, \N{GREEK SMALL LETTER EPSILON} = {settings.eps}"
+    return Experiment(
+        net.model, net.shape, net.class_names, goals, eps, norm, radius, out, device, settings.batch_size
+    )
+
+
+@dataclass(frozen=True)
+class Net:
+    """A model on its device, in eval mode, and what is known of it.
+
+    Attributes:
+        model: images [B, C, H, W] in [0, 1] -> logits [B, K].
+        shape: (C, H, W) of its images.
+        class_names: K names, or none.
+        classes: K.
+    """
+
+    model: nn.Module
+    shape: tuple[int, int, int]
+    class_names: Sequence[str]
+    classes: int
+
+
+def load_net(spec: str, device: torch.device, size: int | None = None) -> Net:
+    """The model that `spec` means, for images of height and width `size`, or its own.
+
+    Raises:
+        typer.BadParameter: it is not to be had, cannot be moved to the device, or does not work.
+    """
+    try:
+        model = load(spec)
         shape, class_names = describe(model)
-        if settings.size is not None:
-            shape = (shape[0], settings.size, settings.size)
+        if size is not None:
+            shape = (shape[0], size, size)
         try:
             model = model.to(device)
         except Exception as error:
@@ -56,21 +98,7 @@ def prepare(settings: Settings, out: Path) -> Experiment:
             raise ModelError(f"the model has {classes} classes and {len(class_names)} class_names")
     except ModelError as error:
         raise typer.BadParameter(f"--model: {error}") from error
-    try:
-        steps, seed = settings.untargeted_steps, settings.seed
-        untargeted = PGD(eps=eps, norm=norm, steps=steps, early_stop=False, seed=seed)
-    except ValueError as error:
-        raise typer.BadParameter(str(error)) from error
-    goals = [Goal(untargeted)]
-    if settings.target is not None:
-        try:
-            target = find_class(settings.target, class_names, classes)
-        except ValueError as error:
-            raise typer.BadParameter(f"--target: {error}") from error
-        goals.append(Goal(replace(untargeted, steps=settings.steps), target))
-    ball = "\N{INFINITY}" if math.isinf(norm) else f"{norm:g}"
-    radius = f"\N{SCRIPT SMALL L}{ball}, \N{GREEK SMALL LETTER EPSILON} = {settings.eps}"
-    return Experiment(model, shape, class_names, goals, eps, norm, radius, out, device, settings.batch_size)
+    return Net(model, shape, class_names, classes)
 
 
 def describe(model: nn.Module) -> tuple[tuple[int, int, int], Sequence[str]]:
@@ -151,6 +179,11 @@ def parse_norm(text: str) -> float:
     if not norm > 0:
         raise typer.BadParameter(f"--norm: expected inf or a number such as 2, got {text!r}")
     return norm
+
+
+def norm_name(norm: float) -> str:
+    """The norm as it is printed: a script l and p."""
+    return "\N{SCRIPT SMALL L}" + ("\N{INFINITY}" if math.isinf(norm) else f"{norm:g}")
 
 
 def parse_device(text: str) -> torch.device:

@@ -1,15 +1,10 @@
 """`fastadv plot`: the studies that end in a figure."""
 
 import math
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
 import typer
-from matplotlib.figure import Figure
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
 from fastadv.defenses import KWTA
 from fastadv.evaluation import activation_patterns, percent, plots
@@ -17,7 +12,9 @@ from fastadv.evaluation.digit_nets import train_digit_nets
 from fastadv.evaluation.landscape import landscape, roughness
 from fastadv.models import ModelError
 
+from .figures import FigureFile, check_figure, save_figure
 from .options import parse_eps
+from .progress import steps_bar
 
 app = typer.Typer(no_args_is_help=True)
 
@@ -25,12 +22,6 @@ WIDTH_GAMMAS = [0.1, 0.3]
 ANGLE_GAMMAS = [0.001, 0.02, 0.1, 0.3]
 MOST_DRAWS = 100_000
 
-Out = Annotated[
-    Path,
-    typer.Option(
-        dir_okay=False, help="The file to draw: .png, .pdf or .svg. One that is there is overwritten."
-    ),
-]
 Seed = Annotated[int, typer.Option(min=0, max=2**63 - 1, help="Seed of everything that is drawn at random.")]
 Gammas = Annotated[
     list[float], typer.Option("--gamma", help="Sparsity ratio, in (0, 1]; may be given several times.")
@@ -44,18 +35,18 @@ def patterns_width(
         int, typer.Option(min=1, max=MOST_DRAWS, help="How many layers are drawn for each width.")
     ] = 256,
     seed: Seed = 0,
-    out: Out = Path("patterns-width.png"),
+    out: FigureFile = Path("patterns-width.png"),
 ) -> None:
     """How soon two neighbouring inputs have different activation patterns as a layer gets wider.
 
     Theorem 1 of Xiao et al. (2020) on k-WTA, measured, with ReLU beside it. A few seconds.
     """
     _check(gamma, out)
-    with _progress("drawing layers") as on_step:
+    with steps_bar("drawing layers") as on_step:
         curves = activation_patterns.patterns_by_width(
             rules=(*gamma, None), draws=draws, seed=seed, on_step=on_step
         )
-    _save(plots.width_figure(curves), out)
+    save_figure(plots.width_figure(curves), out)
 
 
 @app.command()
@@ -66,18 +57,18 @@ def patterns_angle(
         int, typer.Option(min=1, max=MOST_DRAWS, help="How many layers are drawn for each angle.")
     ] = 32,
     seed: Seed = 0,
-    out: Out = Path("patterns-angle.png"),
+    out: FigureFile = Path("patterns-angle.png"),
 ) -> None:
     """How much two inputs' activation patterns share as the angle between them grows.
 
     Theorem 2 of Xiao et al. (2020) on k-WTA, measured, with ReLU beside it. A few seconds.
     """
     _check(gamma, out)
-    with _progress("drawing layers") as on_step:
+    with steps_bar("drawing layers") as on_step:
         curves = activation_patterns.patterns_by_angle(
             rules=(*gamma, None), width=width, draws=draws, seed=seed, on_step=on_step
         )
-    _save(plots.angle_figure(curves), out)
+    save_figure(plots.angle_figure(curves), out)
 
 
 @app.command("landscape")
@@ -87,7 +78,7 @@ def loss_landscape(
     points: Annotated[int, typer.Option(min=3, max=1000, help="Points along each side of the grid.")] = 25,
     epochs: Annotated[int, typer.Option(min=1, max=1000, help="How long the two nets are trained.")] = 3,
     seed: Seed = 0,
-    out: Out = Path("landscape.png"),
+    out: FigureFile = Path("landscape.png"),
 ) -> None:
     """The loss around a digit, of a net with ReLU and of one with k-WTA.
 
@@ -98,7 +89,7 @@ def loss_landscape(
     _check([gamma], out)
     radius = parse_eps(eps, math.inf)
     try:
-        with _progress("training") as on_step:
+        with steps_bar("training") as on_step:
             trained = train_digit_nets(gamma, epochs=epochs, seed=seed, on_step=on_step)
         surfaces = {
             name: landscape(net, trained.x, trained.y, radius, points, seed)[0]
@@ -112,7 +103,7 @@ def loss_landscape(
             f"{int(trained.y)} the loss is {losses.min():.3g} to {losses.max():.3g}, "
             f"its roughness {roughness(losses):.2f} (0: a plane, 1.7: noise)"
         )
-    _save(plots.landscape_figure(surfaces, radius), out)
+    save_figure(plots.landscape_figure(surfaces, radius), out)
 
 
 def _check(gammas: list[float], out: Path) -> None:
@@ -126,30 +117,4 @@ def _check(gammas: list[float], out: Path) -> None:
             KWTA(gamma)
     except ValueError as error:
         raise typer.BadParameter(f"--gamma: {error}") from error
-    if out.suffix.lower() not in plots.FORMATS:
-        raise typer.BadParameter(f"--out: expected a name that ends in {', '.join(plots.FORMATS)}, got {out}")
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        new = not out.exists()
-        out.open("ab").close()
-        if new:
-            out.unlink()
-    except OSError as error:
-        raise typer.BadParameter(f"--out: cannot write {out}: {error.strerror}") from error
-
-
-@contextmanager
-def _progress(what: str) -> Iterator[Callable[[int, int], None]]:
-    """A progress bar, as the function that moves it."""
-    columns = TextColumn(what), BarColumn(), TaskProgressColumn(), TimeRemainingColumn()
-    with Progress(*columns, console=Console(stderr=True)) as progress:
-        task = progress.add_task("", total=None)
-        yield lambda step, steps: progress.update(task, completed=step, total=steps)
-
-
-def _save(figure: Figure, out: Path) -> None:
-    try:
-        figure.savefig(out, dpi=150)
-    except OSError as error:
-        raise typer.BadParameter(f"--out: cannot write {out}: {error.strerror}") from error
-    typer.echo(f"The figure is in {out}")
+    check_figure(out)

@@ -4,6 +4,7 @@ from .detection import Roc, Samples, Tuning, roc, tune
 from .experiment import Experiment, Goal, Subject, count_classes
 from .figure import percent
 from .results import Outcome, Prediction, Record, Results, in_use
+from .robustness_curve import RobustnessCurve
 
 __all__ = [
     "Experiment",
@@ -12,6 +13,7 @@ __all__ = [
     "Prediction",
     "Record",
     "Results",
+    "RobustnessCurve",
     "Roc",
     "Samples",
     "Subject",

@@ -60,7 +60,7 @@ class _Image:
 
 
 @dataclass
-class _Steps:
+class Steps:
     """Turns an attack's steps into images done: all of them together make `images`."""
 
     on_progress: Callable[[float], None]
@@ -68,6 +68,7 @@ class _Steps:
     done: int = 0
 
     def __call__(self, step: int, steps: int) -> None:
+        """So many steps are done."""
         self.on_progress((step - self.done) / steps * self.images)
         self.done = step
 
@@ -148,7 +149,7 @@ class Experiment:
         outcomes: list[dict[str, Outcome]] = [{} for _ in batch]
         rows: list[list[Row]] = [[] for _ in batch]
         for goal in self.goals:
-            on_step = _Steps(on_progress, len(batch) / len(self.goals))
+            on_step = Steps(on_progress, len(batch) / len(self.goals))
             try:
                 x_adv = goal.attack(self.model, x, y, target=goal.target, ids=ids, on_step=on_step)
             except FAILURES as error:  # most of what runs there is the user's model
