@@ -22,8 +22,8 @@ SQUASH = 0.999999
 """Where x is at a face of the box it begins this much nearer to the middle: tanh never gets to 1."""
 LEAST_GAIN = 1e-4
 FEWEST_STEPS = 25
-"""A descent ends where its loss has not fallen by LEAST_GAIN of it in a tenth of its steps, or in so many: Adam
-takes longer to come back from its first steps, which are as long in every direction."""
+"""A descent ends where its loss has not fallen by LEAST_GAIN of it in a tenth of its steps, or in so many:
+Adam takes that long to come back from its first steps, which are equally long in every direction."""
 
 
 @dataclass
@@ -39,7 +39,7 @@ class Descent:
         free: [n, ...] bool, what may change, or None for everything.
         penalty: [n] float64, the distance of z as `ops.cw_step_` has it.
         lowest, previous: [n] float64, the lowest loss so far, and what it was at the last look.
-        found: [n] bool, whether the descent has met a success.
+        found: [n] bool, whether the descent has met a success since the last look.
         best, best_distance, best_logits: the nearest success so far, of this descent and those before.
         better: [n] bool, whose z is the best and not yet in `best`; None for nobody's.
     """
@@ -285,6 +285,7 @@ class Search(ABC):
                 stuck = d.lowest > d.previous - LEAST_GAIN * d.previous.abs()
                 leaves = stuck if leaves is None else leaves | stuck
                 d.previous = d.lowest
+                d.found = torch.where(stuck, d.found, False)
             if last:
                 leaves = torch.ones_like(d.found)
             if leaves is not None and leaves.any():
