@@ -39,8 +39,7 @@ Tensor cw_step_(Tensor x_adv, Tensor w, Tensor m, Tensor v, const Tensor& x, con
   check_like(op, "grad", grad, "x_adv", x_adv);
   require(best.has_value() == better.has_value(), op, "best and better must come together");
   if (best) check_like(op, "best", *best, "x_adv", x_adv);
-  const Tensor distance = torch::stable::new_empty(x_adv, {batch.rows}, ScalarType::Double);
-  torch::stable::zero_(const_cast<Tensor&>(distance));
+  const Tensor distance = torch::stable::new_zeros(x_adv, {batch.rows}, ScalarType::Double);
   dispatch(op, "x_adv", x_adv, [&](auto tag) {
     using T = typename decltype(tag)::type;
     using C = Compute<T>;
