@@ -149,10 +149,10 @@ inline bool same_strides(const Tensor& a, const Tensor& b) {
   return true;
 }
 
-/// `tensor` with the strides of `layout`: itself, or a copy.
+/// `tensor` with the strides of `layout`, which is dense: itself, or a copy.
 inline Tensor arranged_like(const Tensor& tensor, const Tensor& layout) {
   if (same_strides(tensor, layout)) return tensor;
-  Tensor copy = torch::stable::empty_like(layout);
+  Tensor copy = torch::stable::to(torch::stable::empty_like(layout), tensor.scalar_type());
   torch::stable::copy_(copy, tensor);
   return copy;
 }

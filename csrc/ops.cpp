@@ -39,6 +39,12 @@ STABLE_TORCH_LIBRARY(fastadv, m) {
   m.def(
       "odds_score(Tensor gaps, Tensor predicted, Tensor mean, Tensor std, bool two_sided=False) -> (Tensor, "
       "Tensor)");
+  // w, m and v are in the compute dtype; c, weight and tau [] or [B]; the distance is [B] float64.
+  m.def(
+      "cw_step_(Tensor(a!) x_adv, Tensor(b!) w, Tensor(c!) m, Tensor(d!) v, Tensor x, Tensor grad, Tensor c, "
+      "Tensor weight, float lr, SymInt step, float lower, float upper, Tensor? tau=None, Tensor? "
+      "active=None, "
+      "Tensor(e!)? best=None, Tensor? better=None) -> Tensor");
   m.def("_simd_level() -> str");
 }
 

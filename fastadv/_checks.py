@@ -138,6 +138,46 @@ def interval(op: str, bounds: Bounds) -> tuple[float, float]:
     return float(bounds[0]), float(bounds[1])
 
 
+def finite_interval(op: str, bounds: tuple[float, float]) -> tuple[float, float]:
+    """(lower, upper); refuses an empty interval and infinite ends, which tanh space cannot reach."""
+    lower, upper = interval(op, bounds)
+    if not (math.isfinite(lower) and math.isfinite(upper)):
+        raise ValueError(f"fastadv::{op}: bounds must be finite, got {bounds}")
+    return lower, upper
+
+
+def cw_state(
+    x_adv: Tensor,
+    w: Tensor,
+    m: Tensor,
+    v: Tensor,
+    x: Tensor,
+    grad: Tensor,
+    per_sample: tuple[Tensor, Tensor, Tensor | None],
+    active: Tensor | None,
+    best: Tensor | None,
+    better: Tensor | None,
+) -> None:
+    """Refuse tensors of a search in tanh space that do not fit together; `per_sample` is (c, weight, tau)."""
+    op = "cw_step_"
+    samples(op, "x_adv", x_adv)
+    like(op, "x", x, "x_adv", x_adv)
+    like(op, "grad", grad, "x_adv", x_adv)
+    wide = (
+        x_adv if x_adv.dtype == compute_dtype(x_adv.dtype) else torch.empty_like(x_adv, dtype=torch.float32)
+    )
+    for name, state in (("w", w), ("m", m), ("v", v)):
+        if state.dtype != wide.dtype:
+            raise RuntimeError(f"fastadv::{op}: {name} must be {wide.dtype}, got {state.dtype}")
+        like(op, name, state, "x_adv", wide)
+    for name, value in zip(("c", "weight", "tau"), per_sample, strict=True):
+        if value is not None:
+            scalar_or_per_sample(op, name, value, x_adv)
+    if active is not None:
+        one_per_sample(op, "active", active, x_adv, torch.bool)
+    kept(op, x_adv, best, better)
+
+
 ROW_DIMS = {"sample": 1, "channel": 2, "last": -1}  # where a row begins
 NO_DOUBLE_BACKWARD = (
     "fastadv::kwta: differentiable once only: its second derivative is zero wherever it exists, so there is "

@@ -3,6 +3,7 @@
 from fastadv.attacks import transforms
 from fastadv.attacks.attack import AttackResult
 from fastadv.attacks.bpda import BPDA
+from fastadv.attacks.carlini_wagner import CarliniWagner
 from fastadv.attacks.eot import EOT
 from fastadv.attacks.evolution import Evolution
 from fastadv.attacks.fgsm import FGSM
@@ -20,6 +21,7 @@ __all__ = [
     "PGD",
     "AttackResult",
     "Autograd",
+    "CarliniWagner",
     "Estimator",
     "Evolution",
     "FixedBudget",

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from fastadv._checks import Bounds, compute_dtype
-from fastadv.attacks.gradients import Forward
+from fastadv.attacks.gradients import Estimator, Forward
 
 Model = Callable[[Tensor], Tensor]
 OnStep = Callable[[int, int], None]
@@ -242,7 +242,72 @@ def check_fields(
     check_length(attack, "eps", eps)
     if not isinstance(norm, Real) or norm not in (2, math.inf):
         raise ValueError(f"{attack}: norm must be inf or 2, got {norm!r}")
+    check_surroundings(attack, bounds, autocast)
+
+
+def check_surroundings(attack: str, bounds: Bounds, autocast: torch.dtype | None) -> None:
+    """Check the box and the precision of the model; `attack` names them in errors. Raises ValueError."""
     if bounds is not None and (len(bounds) != 2 or not bounds[0] < bounds[1]):
         raise ValueError(f"{attack}: bounds must be (lower, upper) with lower < upper, got {bounds!r}")
     if autocast not in (None, torch.float16, torch.bfloat16):
         raise ValueError(f"{attack}: autocast must be torch.float16, torch.bfloat16 or None, got {autocast}")
+
+
+def check_counts(name: str, **counts: int | None) -> None:
+    """Check that these fields are integers of at least 1, or None. Raises ValueError."""
+    for field, value in counts.items():
+        if value is not None and (not isinstance(value, Integral) or value < 1):
+            raise ValueError(f"{name}: {field} must be an integer of at least 1, got {value!r}")
+
+
+def check_gradient(name: str, gradient: object) -> None:
+    """Check the source of gradients. Raises TypeError."""
+    refuse_class(name, "gradient", gradient)
+    if not callable(gradient) and not isinstance(gradient, Estimator):
+        raise TypeError(f"{name}: gradient must be a Gradient such as Autograd(), got {gradient!r}")
+
+
+def check_seed(name: str, seed: object) -> None:
+    """Check a seed of random numbers. Raises ValueError."""
+    if isinstance(seed, torch.Generator) or (isinstance(seed, Integral) and 0 <= int(seed) < 2**63):
+        return
+    raise ValueError(f"{name}: seed must be an int in [0, 2^63) or a Generator, got {seed!r}")
+
+
+def key_of(seed: int | torch.Generator) -> int:
+    """The key of a call's random numbers: the seed itself, or one drawn from the generator."""
+    if isinstance(seed, torch.Generator):
+        return int(torch.randint(2**63 - 1, (), generator=seed, device=seed.device))
+    return int(seed)
+
+
+def nothing_found(problem: Problem) -> AttackResult:
+    """The result before any work: every sample as it is, no success, no queries."""
+    x = problem.x
+    return AttackResult(
+        x_adv=x.clone(),
+        success=torch.zeros(len(x), dtype=torch.bool, device=x.device),
+        distance=torch.zeros(len(x), dtype=torch.float64, device=x.device),
+        loss=torch.zeros(len(x), dtype=compute_dtype(x.dtype), device=x.device),
+        queries=torch.zeros(len(x), dtype=torch.int64, device=x.device),
+    )
+
+
+@dataclass
+class Progress:
+    """Counts the steps of all chunks."""
+
+    on_step: OnStep | None
+    chunk: int
+    chunks: int
+    steps: int
+
+    def __call__(self, done: int) -> None:
+        """Report that so many steps of this chunk are done."""
+        if self.on_step is not None:
+            self.on_step(self.chunk * self.steps + done, self.chunks * self.steps)
+
+
+def per_row(flags: Tensor, like: Tensor) -> Tensor:
+    """[B] shaped to broadcast over the rest of `like`."""
+    return flags.reshape(-1, *[1] * (like.dim() - 1))

@@ -2,7 +2,6 @@
 
 import math
 from dataclasses import dataclass
-from numbers import Integral
 
 import torch
 from torch import Tensor
@@ -14,11 +13,18 @@ from fastadv.attacks.attack import (
     Model,
     OnStep,
     Problem,
+    Progress,
+    check_counts,
     check_fields,
+    check_gradient,
     check_labels,
     check_length,
+    check_seed,
     distances,
     forward,
+    key_of,
+    nothing_found,
+    per_row,
     pose,
     refuse_class,
     undisturbed,
@@ -83,29 +89,20 @@ class PGD:
     def __post_init__(self) -> None:
         """Refuse fields out of range."""
         name = type(self).__name__
-        for field in ("step_size", "loss", "gradient"):
+        for field in ("step_size", "loss"):
             refuse_class(name, field, getattr(self, field))
         check_fields(name, self.eps, self.norm, self.bounds, self.autocast)
         if self.step_size is not None and not callable(self.step_size):
             check_length(name, "step_size", self.step_size)
         if self.rule not in ("steepest", "gradient"):
             raise ValueError(f"{name}: rule must be 'steepest' or 'gradient', got {self.rule!r}")
-        if not callable(self.gradient) and not isinstance(self.gradient, Estimator):
-            raise TypeError(f"{name}: gradient must be a Gradient such as Autograd(), got {self.gradient!r}")
+        check_gradient(name, self.gradient)
         if not callable(self.loss) and self.loss not in LOSSES:
             raise ValueError(
                 f"{name}: loss must be a callable or one of {', '.join(LOSSES)}, got {self.loss!r}"
             )
-        for field in ("steps", "restarts", "chunk"):
-            value = getattr(self, field)
-            if field == "chunk" and value is None:
-                continue
-            if not isinstance(value, Integral) or value < 1:
-                raise ValueError(f"{name}: {field} must be an integer of at least 1, got {value!r}")
-        if not isinstance(self.seed, torch.Generator) and not (
-            isinstance(self.seed, Integral) and 0 <= self.seed < 2**63
-        ):
-            raise ValueError(f"{name}: seed must be an int in [0, 2^63) or a Generator, got {self.seed!r}")
+        check_counts(name, steps=self.steps, restarts=self.restarts, chunk=self.chunk)
+        check_seed(name, self.seed)
 
     def __call__(
         self,
@@ -157,38 +154,16 @@ class PGD:
             )
             if isinstance(self.loss, SampleLoss):
                 self.loss.check(len(x))
-            result = AttackResult(
-                x_adv=problem.x.clone(),
-                success=torch.zeros(len(x), dtype=torch.bool, device=x.device),
-                distance=torch.zeros(len(x), dtype=torch.float64, device=x.device),
-                loss=torch.zeros(len(x), dtype=compute_dtype(x.dtype), device=x.device),
-                queries=torch.zeros(len(x), dtype=torch.int64, device=x.device),
-            )
-            seed = self.seed
-            if isinstance(seed, torch.Generator):
-                seed = int(torch.randint(2**63 - 1, (), generator=seed, device=seed.device))
+            result = nothing_found(problem)
+            key = key_of(self.seed)
             run_model = forward(type(self).__name__, model, self.autocast)
             chunks = range(0, len(x), self.chunk or max(1, len(x)))
             for number, start in enumerate(chunks):
                 part = problem[start : start + chunks.step]
-                search = _Search(self, run_model, part, problem, int(seed), result)
-                search.run(_Progress(on_step, number, len(chunks), self.restarts * self.steps))
+                search = _Search(self, run_model, part, problem, key, result)
+                search.run(Progress(on_step, number, len(chunks), self.restarts * self.steps))
             result.distance.copy_(distances(result.x_adv, problem.x, self.norm))
         return result
-
-
-@dataclass
-class _Progress:
-    """Counts the steps of all chunks."""
-
-    on_step: OnStep | None
-    chunk: int
-    chunks: int
-    steps: int
-
-    def __call__(self, done: int) -> None:
-        if self.on_step is not None:
-            self.on_step(self.chunk * self.steps + done, self.chunks * self.steps)
 
 
 class _Search:
@@ -222,7 +197,7 @@ class _Search:
         self.best_loss = torch.full((len(problem.x),), -math.inf, dtype=self.dtype, device=problem.x.device)
         self.best_logits = torch.full_like(self.best_loss, math.nan)[:, None]  # solves nothing; broadcasts
 
-    def run(self, report: _Progress) -> None:
+    def run(self, report: Progress) -> None:
         """Attack until all restarts are done or no sample is left."""
         attack = self.attack
         if self.problem.y is None or (attack.early_stop and attack.random_start):
@@ -392,8 +367,3 @@ class _Search:
         self.result.loss[rows] = values
         self.result.success[rows] = success
         self.result.queries[rows] = self.queries
-
-
-def per_row(flags: Tensor, like: Tensor) -> Tensor:
-    """[B] shaped to broadcast over the rest of `like`."""
-    return flags.reshape(-1, *[1] * (like.dim() - 1))

@@ -11,6 +11,7 @@ raised for tensors that do not fit together, ValueError for numbers out of range
 The same kernels are `torch.ops.fastadv.*`, with the schemas of csrc/ops.cpp.
 """
 
+from fastadv.ops.carlini_wagner import cw_step_
 from fastadv.ops.kwta import Backward, Per, Ties, kwta, kwta_mask
 from fastadv.ops.lp import Rule, pgd_step, pgd_step_, project, random_in_ball, steepest
 from fastadv.ops.noise import NoiseKind, add_noise
@@ -23,6 +24,7 @@ __all__ = [
     "Rule",
     "Ties",
     "add_noise",
+    "cw_step_",
     "gap_moments",
     "kwta",
     "kwta_mask",

@@ -6,6 +6,7 @@ the ball.
 """
 
 from fastadv.reference._samples import SLACK, round_within
+from fastadv.reference.carlini_wagner import cw_step_
 from fastadv.reference.kwta import kwta, kwta_mask
 from fastadv.reference.lp import pgd_step, pgd_step_, project, random_in_ball, steepest
 from fastadv.reference.noise import add_noise
@@ -16,6 +17,7 @@ __all__ = [
     "DRAW_STRIDE",
     "SLACK",
     "add_noise",
+    "cw_step_",
     "gap_moments",
     "kwta",
     "kwta_mask",

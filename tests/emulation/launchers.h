@@ -55,3 +55,7 @@ void gap_moments(Dtype dtype, double* sums, double* squares, const double* earli
 // gaps [kinds, rows, cols]; mean and std [kinds, cols, cols].
 void odds_score(double* score, int64_t* towards, const double* gaps, const int64_t* predicted,
                 const double* mean, const double* std, bool two_sided, int64_t kinds, Shape shape);
+// w, m and v are of the compute type; tau is null for l2.
+void cw_step(Dtype dtype, void* x_adv, void* w, void* m, void* v, const void* x, const void* grad,
+             double* distance, Values c, Values weight, const Values* tau, const bool* active, void* best,
+             const bool* better, double lr, int64_t step, Bounds bounds, Shape shape);

@@ -46,6 +46,11 @@ def calls(dtype, device, norm, requires_grad=False):
     yield library.kwta, (grad, 7)
     yield library.kwta, (grad.to(memory_format=last), 7, "sample", "lowest_index", "straight_through", False)
     yield library.kwta, (grad.transpose(1, 2), 3, "channel")
+    place, *means = (x.to(wide).clone() for _ in range(3))
+    yield library.cw_step_, (x_adv.clone(), place, *means, x, grad, scalar, each, 0.1, 2, 0.0, 1.0)
+    hinge = (each, active, torch.zeros_like(x), ~active)
+    moved = x_adv.to(memory_format=last)
+    yield library.cw_step_, (moved, place, *means, x, grad, each, scalar, 0.1, 1, 0.0, 1.0, *hinge)
     words = torch.arange(12, dtype=torch.int32, device=device).view(3, 4)
     constant = grad.detach()  # kwta_backward refuses to be differentiated
     yield library.kwta_backward, (constant.to(memory_format=last), words)

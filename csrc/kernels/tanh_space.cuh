@@ -1,0 +1,164 @@
+// The update of one element in tanh space, shared by every backend: x' = lower + (upper - lower) s(w) with
+// s(w) = (tanh(w) + 1) / 2 = 1 / (1 + exp(-2 w)), Adam on w, and what an element adds to the distance.
+//
+// The exponential is a polynomial of our own, so that every device and every SIMD level computes the same
+// bits, and a CPU's lanes several at once. Written with exp(-2 |w|), s is accurate relative to itself at
+// the lower face of the box, and its derivative at both.
+#pragma once
+
+#include "scalar.cuh"
+
+namespace fastadv {
+
+FASTADV_HD uint64_t bits_of(double value) {
+  uint64_t bits;
+  std::memcpy(&bits, &value, sizeof bits);
+  return bits;
+}
+FASTADV_HD double double_of(uint64_t bits) {
+  double value;
+  std::memcpy(&value, &bits, sizeof value);
+  return value;
+}
+
+/// exp(-a) for a >= 0, not below 1e-38 (1e-307): -a = n ln 2 + r with |r| <= ln 2 / 2; exp(r) by its series,
+/// whose remainder is below 6e-9 of it. Adding and subtracting 1.5 * 2^23 rounds to the nearest integer n,
+/// which the low bits of the sum spell out.
+FASTADV_HD float exp_of_minus(float a) {
+  a = a < 87.0f ? a : 87.0f;
+  constexpr float kRound = 0x1.8p23f, kLn2High = 0x1.62ep-1f, kLn2Low = 0x1.0bfbe8p-15f;
+  const float shifted = kRound - a * 0x1.715476p+0f;
+  const float n = shifted - kRound;
+  const float r = (-a - n * kLn2High) - n * kLn2Low;
+  float p = 1.0f / 5040.0f;
+  p = p * r + 1.0f / 720.0f;
+  p = p * r + 1.0f / 120.0f;
+  p = p * r + 1.0f / 24.0f;
+  p = p * r + 1.0f / 6.0f;
+  p = p * r + 0.5f;
+  p = p * r + 1.0f;
+  p = p * r + 1.0f;
+  return p * float_of((bits_of(shifted) << 23) + 0x3f800000u);
+}
+
+/// Likewise; the remainder is below 5e-18.
+FASTADV_HD double exp_of_minus(double a) {
+  a = a < 707.0 ? a : 707.0;
+  constexpr double kRound = 0x1.8p52, kLn2High = 0x1.62e42fefa38p-1, kLn2Low = 0x1.ef35793c7673p-45;
+  const double shifted = kRound - a * 0x1.71547652b82fep+0;
+  const double n = shifted - kRound;
+  const double r = (-a - n * kLn2High) - n * kLn2Low;
+  double p = 1.0 / 6227020800.0;
+  p = p * r + 1.0 / 479001600.0;
+  p = p * r + 1.0 / 39916800.0;
+  p = p * r + 1.0 / 3628800.0;
+  p = p * r + 1.0 / 362880.0;
+  p = p * r + 1.0 / 40320.0;
+  p = p * r + 1.0 / 5040.0;
+  p = p * r + 1.0 / 720.0;
+  p = p * r + 1.0 / 120.0;
+  p = p * r + 1.0 / 24.0;
+  p = p * r + 1.0 / 6.0;
+  p = p * r + 0.5;
+  p = p * r + 1.0;
+  p = p * r + 1.0;
+  return p * double_of((bits_of(shifted) << 52) + 0x3ff0000000000000u);
+}
+
+/// Adam's constants (Kingma and Ba 2015), those of Carlini and Wagner.
+constexpr double kBeta1 = 0.9, kBeta2 = 0.999, kAdamEps = 1e-8;
+
+/// What all elements of a call share.
+template <class C>
+struct TanhSpace {
+  C lower;
+  C upper;
+  C range;
+  C rate;       // lr / (1 - beta1^step)
+  C root_bias;  // 1 / sqrt(1 - beta2^step)
+
+  TanhSpace(double lower, double upper, double lr, int64_t step)
+      : lower(static_cast<C>(lower)),
+        upper(static_cast<C>(upper)),
+        range(static_cast<C>(upper - lower)),
+        rate(static_cast<C>(lr / (1.0 - std::pow(kBeta1, static_cast<double>(step))))),
+        root_bias(static_cast<C>(1.0 / std::sqrt(1.0 - std::pow(kBeta2, static_cast<double>(step))))) {}
+
+  /// The derivative of x' in w.
+  FASTADV_HD C slope(C w) const {
+    const C e = exp_of_minus(C(2) * std::fabs(w));
+    const C inverse = C(1) / (C(1) + e);
+    return C(2) * range * (e * inverse * inverse);
+  }
+
+  FASTADV_HD C image(C w) const {
+    const C e = exp_of_minus(C(2) * std::fabs(w));
+    const C inverse = C(1) / (C(1) + e);
+    return clamp(lower + range * (w < C(0) ? e * inverse : inverse), lower, upper);
+  }
+};
+
+/// How far a sample is, element by element, and how hard that pulls: for l2 the squares; for linf, with
+/// Hinge, what exceeds tau.
+template <bool Hinge, class C>
+struct Pull {
+  C c;       // how hard the model's gradient pulls
+  C weight;  // and the distance
+  C tau;
+
+  FASTADV_HD C slope(C delta) const {
+    if (Hinge) return std::fabs(delta) > tau ? sign(delta) : C(0);
+    return C(2) * delta;
+  }
+  FASTADV_HD double distance(C delta) const {
+    if (Hinge) return std::fabs(delta) > tau ? static_cast<double>(std::fabs(delta) - tau) : 0.0;
+    return static_cast<double>(delta) * static_cast<double>(delta);
+  }
+};
+
+/// One step of Adam on weight * distance - c * reward, whose gradient in x' is `grad`. Gradients beyond 2^60
+/// count as that, because v holds squares; one that is no number moves nothing.
+template <class T, bool Hinge, class C = Compute<T>>
+FASTADV_HD T tanh_space_update(const TanhSpace<C>& space, const Pull<Hinge, C>& pull, C x_adv, C x, C grad,
+                               C& w, C& m, C& v) {
+  constexpr C kLargest = C(0x1p60);
+  const C raw = (pull.weight * pull.slope(x_adv - x) - pull.c * grad) * space.slope(w);
+  const C g = clamp(raw, -kLargest, kLargest);
+  const C next_m = C(kBeta1) * m + C(1.0 - kBeta1) * g;
+  const C next_v = C(kBeta2) * v + C(1.0 - kBeta2) * (g * g);
+  const C next_w = w - space.rate * next_m / (std::sqrt(next_v) * space.root_bias + C(kAdamEps));
+  const bool moves = raw == raw;
+  m = moves ? next_m : m;
+  v = moves ? next_v : v;
+  w = moves ? next_w : w;
+  return narrow<T>(space.image(w));
+}
+
+template <class T, class C = Compute<T>>
+struct CwStepArgs {
+  T* x_adv;
+  C* w;
+  C* m;
+  C* v;
+  const T* x;
+  const T* grad;
+  double* distance;  // [rows]
+  PerSample<C> c;
+  PerSample<C> weight;
+  PerSample<C> tau;    // of the hinge
+  const bool* active;  // null: every sample moves
+  T* best;             // null, or where samples that are `better` leave x_adv before they move
+  const bool* better;
+  TanhSpace<C> space;
+  int64_t rows;
+  int64_t cols;
+
+  FASTADV_HD bool moves(int64_t row) const { return active == nullptr || active[row]; }
+  FASTADV_HD bool keeps(int64_t row) const { return best != nullptr && better[row]; }
+  template <bool Hinge>
+  FASTADV_HD Pull<Hinge, C> pull(int64_t row) const {
+    return {c[row], weight[row], Hinge ? tau[row] : C(0)};
+  }
+};
+
+}  // namespace fastadv
