@@ -41,9 +41,9 @@ def fit_lbfgs(
         norm: p of the ball, in [1, inf].
         classes: K for weights [K, D]; None for two classes with weights [D].
         l2: weight of ||w||_2^2 / 2 beside the mean loss, >= 0.
-        max_iter: iterations of each of the four stages, at least 1.
+        max_iter: iterations of each stage, of which there are four, and one where eps is 0; at least 1.
         tol: a stage ends where no element of the gradient is larger.
-        on_step: called with (stages done, 4).
+        on_step: called with (stages done, all stages).
 
     Returns:
         w, b: [D] and [], or [K, D] and [K], in the dtype and on the device of x.
@@ -55,7 +55,8 @@ def fit_lbfgs(
     _check("fit_lbfgs", eps, norm, l2, max_iter=max_iter)
     largest = x.abs().max()
     scale = torch.where(largest > 0, largest, 1)
-    for stage, smoothing in enumerate(SMOOTHING, start=1):
+    stages = SMOOTHING if eps > 0 else SMOOTHING[-1:]  # without a ball there is no norm to smooth
+    for stage, smoothing in enumerate(stages, start=1):
         # For p = 1 the dual norm is a maximum, which a large q approaches without its ridges.
         bent = max(norm, 1 + smoothing / 4)
 
@@ -64,7 +65,7 @@ def fit_lbfgs(
             return losses.mean() + l2 / 2 * (w / scale).square().sum()
 
         _lbfgs(objective, (w, b), max_iter, tol)
-        on_step(stage, len(SMOOTHING))
+        on_step(stage, len(stages))
     return w.detach() / scale, b.detach()
 
 
