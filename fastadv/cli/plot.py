@@ -7,13 +7,15 @@ from typing import Annotated
 import typer
 
 from fastadv.defenses import KWTA
-from fastadv.evaluation import activation_patterns, percent, plots
+from fastadv.evaluation import activation_patterns, geometry_plots, lp_balls, percent, plots
 from fastadv.evaluation.digit_nets import train_digit_nets
 from fastadv.evaluation.landscape import landscape, roughness
+from fastadv.evaluation.linear_boundary import boundaries
+from fastadv.evaluation.relu_net import maxima, relu_net_slices
 from fastadv.models import ModelError
 
 from .figures import FigureFile, check_figure, save_figure
-from .options import parse_eps
+from .options import parse_eps, parse_norm
 from .progress import steps_bar
 
 app = typer.Typer(no_args_is_help=True)
@@ -104,6 +106,78 @@ def loss_landscape(
             f"its roughness {roughness(losses):.2f} (0: a plane, 1.7: noise)"
         )
     save_figure(plots.landscape_figure(surfaces, radius), out)
+
+
+@app.command()
+def relu_net(
+    units: Annotated[int, typer.Option(min=1, max=10**6, help="Width of the hidden layer.")] = 100,
+    reach: Annotated[float, typer.Option(help="How far to go to either side of the sample.")] = 3,
+    points: Annotated[int, typer.Option(min=3, max=1001, help="Points along each direction, odd.")] = 121,
+    seed: Seed = 3,
+    out: FigureFile = Path("relu-net.png"),
+) -> None:
+    """The loss of a random ReLU net along one and two directions: not concave, as the survey warns.
+
+    With the default seed ascent from the sample ends below the largest loss, as it does with three of ten. A
+    second.
+    """
+    check_figure(out)
+    try:
+        slices = relu_net_slices(units=units, reach=reach, points=points, seed=seed)
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from error
+    ends, best = (
+        f"{slices.line[index]:.3f} at {slices.ticks[index]:.2f}" for index in (slices.ends, slices.best)
+    )
+    typer.echo(
+        f"maxima along the first direction: {maxima(slices.line)}; ascent from the sample ends with "
+        f"a loss of {ends}, the largest is {best}"
+    )
+    save_figure(geometry_plots.relu_net_figure(slices), out)
+
+
+@app.command("lp-balls")
+def balls(
+    steps: Annotated[int, typer.Option(min=1, max=1000, help="Steps of PGD.")] = 12,
+    step_size: Annotated[float, typer.Option(max=100, help="Times the gradient is a step; above 0.")] = 0.4,
+    out: FigureFile = Path("lp-balls.png"),
+) -> None:
+    """The unit lp balls in the plane, and PGD bouncing along their boundary: a step, a projection, a step.
+
+    The survey's section 5, projection on convex sets. A second.
+    """
+    check_figure(out)
+    try:
+        paths = [lp_balls.bouncing_path(p, steps=steps, step_size=step_size) for p in lp_balls.PATH_NORMS]
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from error
+    save_figure(geometry_plots.ball_figure(lp_balls.NORMS, paths), out)
+
+
+@app.command()
+def linear(
+    eps: Annotated[float, typer.Option(help="Radius of the ball that training defends.")] = 0.3,
+    norm: Annotated[str, typer.Option(help="p of the ball: inf, or a number of at least 1.")] = "inf",
+    samples: Annotated[int, typer.Option(min=2, max=10_000, help="How many, half of each class.")] = 60,
+    seed: Seed = 0,
+    out: FigureFile = Path("linear.png"),
+) -> None:
+    """A linear classifier's boundary after natural and after robust training, among samples and their balls.
+
+    The survey's section 4: the one case in which the worst case is a formula. A second.
+    """
+    check_figure(out)
+    try:
+        study = boundaries(eps, parse_norm(norm), samples=samples, seed=seed)
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from error
+    for name, classifier in study.classifiers.items():
+        typer.echo(
+            f"{name} training: {int((classifier.radii == 0).sum())} of {len(study.y)} samples wrong, "
+            f"{int((classifier.radii <= study.eps).sum())} in the worst case; median distance to the "
+            f"boundary {classifier.radii.median():.3f}"
+        )
+    save_figure(geometry_plots.boundary_figure(study), out)
 
 
 def _check(gammas: list[float], out: Path) -> None:

@@ -3,6 +3,7 @@
 from .adversarial_training import train
 from .convert import convert, functional_relus
 from .kwta import KWTA, set_gamma
+from .linear_classifier import RobustLinearClassifier
 from .odds import Examination, OddsAreOdd
 from .odds_file import OddsFileError
 from .odds_gaps import Gaps
@@ -14,6 +15,7 @@ __all__ = [
     "Gaps",
     "OddsAreOdd",
     "OddsFileError",
+    "RobustLinearClassifier",
     "activation_pattern",
     "convert",
     "functional_relus",

@@ -41,6 +41,53 @@ def test_patterns_are_drawn_in_the_format_of_the_file_s_name(tmp_path, command, 
     assert out.read_bytes().startswith(SIGNATURES[ending])
 
 
+@pytest.mark.parametrize(
+    ("command", "words"),
+    [
+        (
+            ("relu-net",),
+            ["maxima along the first direction: 3; ascent from the sample ends with a loss of 0.791 at 0.85"],
+        ),
+        (("lp-balls", "--steps", 3), []),
+        (
+            ("linear", "--norm", "l2"),
+            ["natural training: 0 of 60 samples wrong, ", "robust training: "],
+        ),
+    ],
+)
+@pytest.mark.parametrize("ending", [".png", ".pdf", ".svg"])
+def test_the_geometry_is_drawn_and_what_it_shows_is_said(tmp_path, command, words, ending):
+    out = tmp_path / f"figure{ending}"
+    run = plot(*command, "--out", out)
+    assert run.exit_code == 0, run.output
+    *said, last = run.stdout.splitlines()
+    assert len(said) == len(words)
+    assert all(line.startswith(start) for line, start in zip(said, words, strict=True))
+    assert last == f"The figure is in {out}"
+    assert out.read_bytes().startswith(SIGNATURES[ending])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("relu-net", "--points", 4), "relu_net_slices: points must be odd, got 4"),
+        (("relu-net", "--reach", "nan"), "relu_net_slices: reach must be positive and finite, got nan"),
+        (("lp-balls", "--step-size", 0), "step_size positive and finite, got 12 and 0.0"),
+        (("linear", "--norm", 0.5), "norm must be a number in [1, inf], got 0.5"),
+        (("linear", "--norm", "two"), "--norm: expected inf or a number such as 2, got 'two'"),
+        (("linear", "--eps", -1), "eps must be finite and at least 0, got -1.0"),
+        (("linear", "--out", "figure.gif"), "--out: expected a name that ends in .png, .pdf, .svg"),
+    ],
+)
+def test_geometry_that_cannot_be_drawn_is_refused_in_one_line(tmp_path, monkeypatch, arguments, message):
+    monkeypatch.chdir(tmp_path)
+    run = plot(*arguments)
+    assert run.exit_code == 2
+    assert run.stderr.count("\n") == 1
+    assert message in run.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_two_nets_are_trained_and_their_landscapes_drawn(tmp_path, few_digits):
     out, state, threads = tmp_path / "landscape.png", torch.get_rng_state(), torch.get_num_threads()
     run = plot("landscape", "--epochs", 3, "--points", 9, "--out", out)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from odds_splits import false_positives, summary
 from torch import nn
 
 import odds
@@ -20,7 +21,6 @@ from fastadv.models import mnist_lenet5
 from fastadv.models.datasets import Images
 from odds_attacks import CLEAN, EOT_MATCHING, EVASION, MATCHING, QUICK, Row, Settings, table_rows
 from odds_case import HELD_OUT, MAIN, VARIANTS, Case, Scored, Subject
-from odds_splits import false_positives, summary
 
 ROOT = Path(__file__).parents[2]
 SCRIPT = ROOT / "examples/odds.py"
