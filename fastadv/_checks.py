@@ -6,6 +6,7 @@ kernels check again in C++ (csrc/bindings.h) for those who call them directly.
 
 import math
 from numbers import Integral, Real
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -103,11 +104,29 @@ def no_forward_mode(op: str, tensor: Tensor) -> None:
         raise RuntimeError(f"fastadv::{op}: forward-mode derivatives (jvp) are not supported: use backward")
 
 
-def norm_value(op: str, norm: float) -> float:
-    """The norm as a float; refuses all but those that have kernels."""
-    if not isinstance(norm, Real) or norm not in (2, math.inf):
-        raise ValueError(f"fastadv::{op}: norm must be inf or 2, got {norm!r}")
-    return float(norm)
+Norm = float | Literal["linf", "l2", "l1", "l0"]
+
+NORM_NAMES = {"linf": math.inf, "l2": 2.0, "l1": 1.0, "l0": 0.0}
+
+
+def norm_number(norm: object) -> float:
+    """The p that a user's norm means, NaN where it means none: 0, or at least 1."""
+    if isinstance(norm, str):
+        return NORM_NAMES.get(norm, math.nan)
+    if not isinstance(norm, Real) or isinstance(norm, bool):
+        return math.nan
+    number = float(norm)
+    return number if number == 0 or number >= 1 else math.nan
+
+
+def norm_value(op: str, norm: object, *, zero: bool = True) -> float:
+    """The norm as a float: 0 where `zero` is allowed, or 1 to inf; refuses everything else."""
+    number = norm_number(norm)
+    if math.isnan(number) or (number == 0 and not zero):
+        names = "'linf', 'l2', 'l1'" + ", 'l0'" * zero
+        least = "0, or at least 1" if zero else "at least 1"
+        raise ValueError(f"fastadv::{op}: norm must be {least}, inf or one of {names}, got {norm!r}")
+    return number
 
 
 def non_negative(op: str, name: str, value: float) -> float:

@@ -120,7 +120,7 @@ def steepest(grad: Tensor, norm: float) -> Tensor:
     Returns:
         [B, ...] in the dtype and memory format of grad; differentiable (with derivative 0 for norm inf).
     """
-    norm = _checks.norm_value("steepest", norm)
+    norm = _checks.norm_value("steepest", norm, zero=False)
     _checks.samples("steepest", "grad", grad)
     _checks.no_forward_mode("steepest", grad)
     if is_native(grad):
@@ -155,7 +155,7 @@ def random_in_ball(
     Returns:
         [B, ...] in the dtype and memory format of x. Never requires grad.
     """
-    norm = _checks.norm_value("random_in_ball", norm)
+    norm = _checks.norm_value("random_in_ball", norm, zero=False)
     _checks.samples("random_in_ball", "x", x)
     lower, upper = _checks.interval("random_in_ball", bounds)
     eps = per_sample("random_in_ball", "eps", eps, x)

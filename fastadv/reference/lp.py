@@ -6,9 +6,17 @@ import torch
 from torch import Tensor
 
 from fastadv import _checks
-from fastadv._checks import Bounds, compute_dtype
+from fastadv._checks import Bounds, Norm, compute_dtype
 from fastadv.reference._samples import SLACK, l2_norm, over_samples, round_within
-from fastadv.reference.philox import box_muller, open_uniform, random_words, seed_pair
+from fastadv.reference.philox import (
+    box_muller,
+    exponential_power,
+    log_of_uniform,
+    open_uniform,
+    random_words,
+    seed_pair,
+)
+from fastadv.reference.projection import project
 
 _RADIUS_BLOCK = 0xFFFFFFFF
 
@@ -67,23 +75,6 @@ def pgd_step_(
     return x_adv.copy_(step)
 
 
-def project(delta: Tensor, eps: float | Tensor, norm: float) -> Tensor:
-    """Euclidean projection on the ball; see `fastadv.ops.project`."""
-    dtype = compute_dtype(delta.dtype)
-    eps = over_samples(eps, delta)
-    wide = delta.to(dtype)
-    if norm == math.inf:
-        projected = wide.clamp(-eps, eps)
-        limit = eps
-    else:
-        length = l2_norm(wide)
-        inside = length <= eps
-        scale = torch.where(inside, 1, eps.double() / torch.where(inside, 1, length) * (1 - SLACK[dtype]))
-        projected = wide * scale.to(dtype)
-        limit = projected.detach().abs()
-    return round_within(projected, torch.zeros_like(wide), limit, delta.dtype)
-
-
 def steepest(grad: Tensor, norm: float) -> Tensor:
     """Direction of steepest ascent; see `fastadv.ops.steepest`."""
     if norm == math.inf:
@@ -100,30 +91,42 @@ def steepest(grad: Tensor, norm: float) -> Tensor:
 def random_in_ball(
     x: Tensor,
     eps: float | Tensor,
-    norm: float = math.inf,
+    norm: Norm = math.inf,
     *,
     bounds: Bounds = (0.0, 1.0),
     seed: int | tuple[int, int] | Tensor,
     ids: Tensor | None = None,
 ) -> Tensor:
-    """x plus a uniform point of the ball, in the box; see `fastadv.ops.random_in_ball`."""
+    """x plus a uniform point of the ball, in the box; see `fastadv.ops.random_in_ball`.
+
+    For norms other than 2 and inf: eps g / (sum of |g_i|^p + z)^(1 / p), with g of `exponential_power` and
+    z = -ln(u) of the word that norm 2 makes its radius of. Barthe, Guedon, Mendelson, Naor, "A
+    probabilistic approach to the geometry of the l_p^n-ball" (Annals of Probability 33, 2005), Theorem 1.
+    """
     dtype = compute_dtype(x.dtype)
+    norm = _checks.norm_value("random_in_ball", norm, zero=False)
     lower, upper = _checks.interval("random_in_ball", bounds)
     eps = over_samples(eps, x)
     key = seed_pair(seed, x)
     ids = torch.arange(len(x), device=x.device) if ids is None else ids
     size = math.prod(x.shape[1:])
-    words = random_words(key, ids, torch.arange((size + 3) // 4, device=x.device))
+    last = torch.full((1,), _RADIUS_BLOCK, device=x.device)
     if norm == math.inf:
+        words = random_words(key, ids, torch.arange((size + 3) // 4, device=x.device))
         unit = 2 * open_uniform(words).flatten(1)[:, :size] - 1
         delta = unit.reshape(x.shape).to(dtype) * eps
         limit = eps
     else:
-        normal = box_muller(words).flatten(1)[:, :size].reshape(x.shape)
-        last = torch.full((1,), _RADIUS_BLOCK, device=x.device)
-        u = open_uniform(random_words(key, ids, last)[:, 0, 0])
-        radius = eps.double() * over_samples((u.log() / max(size, 1)).exp(), normal) * (1 - SLACK[dtype])
-        delta = (normal * (radius / l2_norm(normal))).to(dtype)
+        u = over_samples(open_uniform(random_words(key, ids, last)[:, 0, 0]), x)
+        if norm == 2:
+            words = random_words(key, ids, torch.arange((size + 3) // 4, device=x.device))
+            numbers = box_muller(words).flatten(1)[:, :size].reshape(x.shape)
+            length = (u.log() / max(size, 1)).exp() / l2_norm(numbers)
+        else:
+            numbers = exponential_power(key, ids, size, norm).double().reshape(x.shape)
+            powers = over_samples(numbers.abs().pow(norm).flatten(1).sum(1), x)
+            length = (powers - log_of_uniform(u.float())).pow(-1 / norm)
+        delta = (numbers * (eps.double() * (1 - SLACK[dtype]) * length)).to(dtype)
         limit = delta.abs()
     centre = x.to(dtype)
     return round_within((centre + delta).clamp(lower, upper), centre, limit, x.dtype)
