@@ -16,9 +16,11 @@ from fastadv.reference.philox import (
     random_words,
     seed_pair,
 )
-from fastadv.reference.projection import project
+from fastadv.reference.projection import nearest_point, project, room_in_box
+from fastadv.reference.steepest import steepest
 
 _RADIUS_BLOCK = 0xFFFFFFFF
+_ENDLESS = 1e150  # as long as any step: squares of it are still numbers
 
 
 @torch.no_grad()
@@ -29,13 +31,16 @@ def pgd_step(
     *,
     eps: float | Tensor,
     step_size: float | Tensor,
-    norm: float = math.inf,
+    norm: Norm = math.inf,
     bounds: Bounds = (0.0, 1.0),
     rule: str = "steepest",
     active: Tensor | None = None,
+    spread: int = 1,
+    pixels: bool = False,
 ) -> Tensor:
     """One PGD update; see `fastadv.ops.pgd_step`."""
     dtype = compute_dtype(x.dtype)
+    norm = _checks.norm_value("pgd_step", norm)
     lower, upper = _checks.interval("pgd_step", bounds)
     eps = over_samples(eps, x)
     centre = x.to(dtype)
@@ -45,8 +50,17 @@ def pgd_step(
         moved = delta + step * (slope.sign() if rule == "steepest" else slope)
         delta = project(torch.where(moved.isnan(), delta, moved), eps, norm)  # a NaN moves nothing
         limit = eps
-    else:
+    elif norm == 2:
         delta = _l2_step(delta, slope, eps, step, rule)
+        limit = delta.abs()
+    else:
+        low, high = (torch.tensor(end, dtype=x.dtype).item() for end in (lower, upper))
+        if rule == "steepest" and norm == 1:
+            move = _l1_move(x_adv.double(), grad.double(), step, spread, low, high)
+        else:
+            move = _straight_move(grad.double(), step, norm, rule)
+        moved = delta.double() + move
+        delta = nearest_point(moved, eps, norm, room_in_box(moved, centre, low, high), pixels, dtype)
         limit = delta.abs()
     out = round_within((centre + delta).clamp(lower, upper), centre, limit, x.dtype)
     return out if active is None else torch.where(over_samples(active, x), out, x_adv)
@@ -59,10 +73,12 @@ def pgd_step_(
     *,
     eps: float | Tensor,
     step_size: float | Tensor,
-    norm: float = math.inf,
+    norm: Norm = math.inf,
     bounds: Bounds = (0.0, 1.0),
     rule: str = "steepest",
     active: Tensor | None = None,
+    spread: int = 1,
+    pixels: bool = False,
     best: Tensor | None = None,
     better: Tensor | None = None,
 ) -> Tensor:
@@ -70,21 +86,19 @@ def pgd_step_(
     if best is not None and better is not None:
         best.copy_(torch.where(over_samples(better, x), x_adv, best))
     step = pgd_step(
-        x_adv, x, grad, eps=eps, step_size=step_size, norm=norm, bounds=bounds, rule=rule, active=active
+        x_adv,
+        x,
+        grad,
+        eps=eps,
+        step_size=step_size,
+        norm=norm,
+        bounds=bounds,
+        rule=rule,
+        active=active,
+        spread=spread,
+        pixels=pixels,
     )
     return x_adv.copy_(step)
-
-
-def steepest(grad: Tensor, norm: float) -> Tensor:
-    """Direction of steepest ascent; see `fastadv.ops.steepest`."""
-    if norm == math.inf:
-        return grad.sign()
-    wide = grad.to(compute_dtype(grad.dtype))
-    length = l2_norm(wide)
-    usable = length.isfinite() & (length > 0)
-    # In float64, because 1 / length overflows a float32 where the gradient is tiny.
-    direction = wide.double() / torch.where(usable, length, 1)
-    return torch.where(usable, direction, 0).to(grad.dtype)
 
 
 @torch.no_grad()
@@ -130,6 +144,41 @@ def random_in_ball(
         limit = delta.abs()
     centre = x.to(dtype)
     return round_within((centre + delta).clamp(lower, upper), centre, limit, x.dtype)
+
+
+def _straight_move(slope: Tensor, step_size: Tensor, norm: float, rule: str) -> Tensor:
+    """The step along the slope, in float64; none for a sample whose slope has no direction.
+
+    For norm 0, whose ball has no steepest direction, it is that of norm 2.
+    """
+    finite = slope.flatten(1).isfinite().all(1).reshape(-1, *[1] * (slope.dim() - 1))
+    direction = torch.where(finite, slope if rule == "gradient" else steepest(slope, norm or 2), 0)
+    return direction * step_size.double().clamp(max=_ENDLESS)
+
+
+def _l1_move(
+    x_adv: Tensor, slope: Tensor, step_size: Tensor, spread: int, lower: float, upper: float
+) -> Tensor:
+    """The steepest step of the l1 ball in the box, shared by `spread` elements or more, in float64.
+
+    argmax <u, slope> over ||u||_1 <= step_size, |u_i| <= step_size / spread and x_adv + u in the box: Croce
+    and Hein, "Mind the box: l1-APGD for sparse adversarial attacks on image classifiers" (ICML 2021),
+    section 3, with the spread of Tramer and Boneh, "Adversarial training and robustness for multiple
+    perturbations" (NeurIPS 2019), their SLIDE. From the largest slope on, the first of equals, each element
+    takes what it has room for until the step is used up.
+    """
+    shape, slope = slope.shape, slope.flatten(1)
+    x_adv = x_adv.flatten(1)
+    step = step_size.double().clamp(max=_ENDLESS).reshape(-1, 1).to(slope.device)
+    room = torch.where(slope > 0, upper - x_adv, torch.where(slope < 0, x_adv - lower, 0)).clamp(min=0)
+    usable = slope.isfinite().all(1, keepdim=True)
+    room = torch.where(usable, torch.minimum(room, step / spread), 0)
+    order = slope.abs().argsort(dim=1, descending=True, stable=True)
+    sorted_room = room.gather(1, order)
+    left = step - (sorted_room.cumsum(1) - sorted_room)
+    left = torch.where(left > step * 2.0**-40, left, 0)  # what is less is rounding
+    taken = torch.zeros_like(room).scatter_(1, order, torch.minimum(sorted_room, left))
+    return (taken * slope.sign().nan_to_num()).reshape(shape)
 
 
 def _l2_step(delta: Tensor, slope: Tensor, eps: Tensor, step_size: Tensor, rule: str) -> Tensor:

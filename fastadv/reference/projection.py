@@ -43,8 +43,7 @@ def project_derivative(
     eps: Tensor,
     norm: float,
     x: Tensor | None,
-    lower: float,
-    upper: float,
+    box: tuple[float, float],
     pixels: bool,
     out: Tensor,
 ) -> tuple[Tensor, Tensor, Tensor | None]:
@@ -60,7 +59,7 @@ def project_derivative(
     """
     size = delta.double().abs()
     y = grad.double()
-    room = None if x is None else room_in_box(delta, x, lower, upper).double()
+    room = None if x is None else room_in_box(delta, x, *box).double()
     held = torch.zeros_like(size, dtype=torch.bool)
     if room is not None:
         held = (size > room) & (out.abs() >= room)
@@ -108,7 +107,7 @@ class _Project(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor) -> Any:
         delta, eps, x, out = ctx.saved_tensors
         norm, lower, upper, pixels = ctx.rest
-        derivative = project_derivative(grads[0], delta, eps, norm, x, lower, upper, pixels, out)
+        derivative = project_derivative(grads[0], delta, eps, norm, x, (lower, upper), pixels, out)
         to_delta, to_eps, to_x = derivative
         return to_delta, to_eps, None, to_x, None, None, None
 
@@ -130,15 +129,22 @@ def projected(
         result = wide * scale.to(dtype)
         limit = result.abs()
     else:
-        size = wide.abs()
-        within = size if room is None else torch.minimum(size, room)
-        if norm == 0:
-            within = torch.where(kept_by_l0(size, within, eps, pixels), within, 0)
-        else:
-            within = _shrunk(size.double(), within.double(), room, eps, norm, SLACK[dtype])
-        result = within.to(dtype).copysign(wide)
+        result = nearest_point(delta, eps, norm, room, pixels, dtype)
         limit = result.abs()
     return round_within(result, torch.zeros_like(result), limit, delta.dtype)
+
+
+def nearest_point(
+    delta: Tensor, eps: Tensor, norm: float, room: Tensor | None, pixels: bool, dtype: torch.dtype
+) -> Tensor:
+    """The nearest point to delta in the ball and within the room, in `dtype`, for all norms but inf."""
+    size = delta.double().abs()
+    within = size if room is None else torch.minimum(size, room)
+    if norm == 0:
+        within = torch.where(kept_by_l0(size, within, eps, pixels), within, 0)
+    else:
+        within = _shrunk(size, within, room, eps, norm, SLACK[dtype])
+    return within.to(dtype).copysign(delta.to(dtype))
 
 
 def room_in_box(delta: Tensor, x: Tensor, lower: float, upper: float) -> Tensor:
