@@ -21,12 +21,16 @@ def known(eps, dtype):
 
 
 def assert_certified(v, u, eps, norm):
-    """u = P(v) iff ||u||_p = eps and <v - u, u> = eps ||v - u||_q, where v is outside; inside u = v."""
+    """u = P(v) iff ||u||_p = eps and <v - u, u> = eps ||v - u||_q, where v is outside; inside u = v.
+
+    Relatively to v - u, or to what u is short of the sphere and rounded by, where v is barely outside.
+    """
     tolerance = RELATIVE[v.dtype]
     outside = norm_of(v, norm) > eps
     moved = v.double() - u.double()
     inner, bound = (moved * u.double()).sum(1), eps * norm_of(moved, dual(norm))
-    assert torch.allclose(inner[outside], bound[outside], rtol=tolerance, atol=0)
+    short = eps * norm_of(u, dual(norm)) * (reference.SLACK[v.dtype] + ULP[v.dtype] / 2)
+    assert ((inner - bound).abs() <= tolerance * bound + short)[outside].all()
     assert torch.allclose(norm_of(u, norm)[outside], eps.expand(len(v))[outside], rtol=tolerance, atol=0)
     assert torch.equal(u[~outside], v[~outside])
     assert (norm_of(u, norm) <= eps).all()
@@ -60,7 +64,7 @@ def test_a_radius_far_below_the_sample_leaves_the_steepest_direction(ratio, norm
     assert torch.allclose(u, ops.steepest(v, norm), rtol=0, atol=2e-12 + 100 * ratio)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(
     size=st.integers(1, 40),
     eps=st.just(0.0) | st.floats(1e-25, 10),
@@ -92,7 +96,7 @@ def test_projecting_twice_is_projecting_once_and_the_result_is_in_ball_and_box(
         assert torch.equal(ops.project(-delta, eps, norm), -once)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(
     size=st.integers(1, 40),
     eps=st.floats(1e-3, 10),
@@ -169,11 +173,11 @@ def test_derivatives_in_delta_eps_and_x_are_those_of_finite_differences(
         torch.autograd.gradcheck(lambda d, e: function(d, e, norm), inputs)
 
 
-def test_derivatives_of_norms_0_and_inf_in_a_box_are_those_of_finite_differences(device, backend):
+@pytest.mark.parametrize(("norm", "eps"), [(0, 2.0), (math.inf, 0.3)])
+def test_derivatives_of_norms_0_and_inf_in_a_box_are_those_of_finite_differences(norm, eps, device, backend):
     delta, x = (0.5 * torch.randn(3, 6, dtype=torch.float64), torch.rand(3, 6, dtype=torch.float64))
     inputs = [t.to(device).requires_grad_() for t in (delta, x)]
-    for norm, eps in ((0, 2.0), (math.inf, 0.3)):
-        torch.autograd.gradcheck(lambda d, x: ops.project(d, eps, norm, x=x, bounds=(0.0, 1.0)), inputs)
+    torch.autograd.gradcheck(lambda d, x: ops.project(d, eps, norm, x=x, bounds=(0.0, 1.0)), inputs)
 
 
 def test_a_sample_that_is_not_finite_has_no_projection(device, backend):
