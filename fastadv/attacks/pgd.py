@@ -46,7 +46,9 @@ class PGD:
         step_size: length of a step in the units of x (float or [B]), or a schedule
             (step, steps) -> fraction of eps; None is `StepDecay()`. For norm 0 the fraction is of
             sqrt(eps) * (upper - lower), the l2 length of the longest change (bounds=None: of sqrt(eps)).
-        rule: "steepest" or "gradient"; see `fastadv.ops.pgd_step`.
+        rule: "steepest" or "gradient"; see `fastadv.ops.pgd_step`. For norms other than 0, 1, 2 and inf a
+            "steepest" step goes from the iterate towards x + eps * steepest(grad), by a fraction of
+            2 * step_size / eps of the way: docs/design.md says why.
         spread: norm 1 only: the fraction of a sample's elements, in [0, 1], that share a step at least (one
             element does in any case), or a schedule (step, steps) -> fraction; None is `SpreadDecay()`.
         pixels: norm 0 only: eps counts pixels of [B, C, ...] samples.
@@ -237,7 +239,10 @@ class _Search:
         self.loss: Loss | SampleLoss = LOSSES[attack.loss] if isinstance(attack.loss, str) else attack.loss
         self.norm = norm_value(self.name, attack.norm)
         self.random_start = self.norm != 0 if attack.random_start is None else attack.random_start
-        self.schedule = StepDecay() if attack.step_size is None else attack.step_size
+        self.frank_wolfe = attack.rule == "steepest" and self.norm not in (0, 1, 2, math.inf)
+        self.rule: ops.Rule = "gradient" if self.frank_wolfe else attack.rule
+        default = StepDecay(4.0) if self.norm == 0 else StepDecay()
+        self.schedule = default if attack.step_size is None else attack.step_size
         self.dtype = compute_dtype(problem.x.dtype)
         self.queries = 0
         self.best = problem.x.to(self.dtype, copy=True)
@@ -257,15 +262,18 @@ class _Search:
                     break
                 z, grad = self.slope(z, restart, step)
                 if len(z) > 0:
+                    grad, step_size = grad.to(self.dtype), self.step_size(step)
+                    if self.frank_wolfe:
+                        grad, step_size = self.towards_best(z, grad, step_size)
                     ops.pgd_step_(
                         z,
                         self.problem.x.to(self.dtype),
-                        grad.to(self.dtype),
+                        grad,
                         eps=self.problem.of(attack.eps),
-                        step_size=self.step_size(step),
+                        step_size=step_size,
                         norm=self.norm,
                         bounds=attack.bounds,
-                        rule=attack.rule,
+                        rule=self.rule,
                         spread=self.spread(step),
                         pixels=attack.pixels,
                         best=None if self.better is None else self.best,
@@ -338,6 +346,22 @@ class _Search:
             return eps * fraction
         low, high = self.attack.bounds or (0.0, 1.0)
         return eps**0.5 * (high - low) * fraction
+
+    def towards_best(self, z: Tensor, grad: Tensor, step_size: float | Tensor) -> tuple[Tensor, Tensor]:
+        """(move, fraction of it to take): from z to the ball's point that is best for this gradient.
+
+        A step along the steepest direction and the projection after it come to rest where the ball's normal
+        is that direction, and for norms other than 1, 2 and inf this is not where a linear loss is highest.
+        A step towards the highest point is (Frank and Wolfe 1956). The ball's diameter counts as 1, as far as
+        the longest step can go.
+        """
+        eps = torch.as_tensor(self.problem.of(self.attack.eps), dtype=self.dtype, device=z.device)
+        eps = per_row(eps.expand(len(z)), z)
+        step = per_row(torch.as_tensor(step_size, dtype=self.dtype, device=z.device).expand(len(z)), z)
+        move = eps * ops.steepest(grad, self.norm) - (z - self.problem.x.to(self.dtype))
+        usable = (grad != 0).flatten(1).any(1) & grad.flatten(1).isfinite().all(1)
+        fraction = torch.where(eps > 0, 2 * step / torch.where(eps > 0, eps, 1), 0).clamp(max=1)
+        return torch.where(per_row(usable, z), move, 0), fraction.flatten()
 
     def spread(self, step: int) -> int:
         """How many elements share this step at least."""

@@ -138,9 +138,7 @@ def parse_eps(text: str, norm: float) -> float:
             f"--eps: images lie in [0, 1], so a linf eps of {text} allows anything{hint}"
         )
     if norm == 0 and eps < 1:
-        raise typer.BadParameter(
-            f"--eps: for norm 0 it counts elements, so expected at least 1, got {text!r}"
-        )
+        raise typer.BadParameter(f"--eps: for norm 0 it counts elements: expected at least 1, got {text!r}")
     return eps
 
 

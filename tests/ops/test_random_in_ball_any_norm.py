@@ -76,9 +76,7 @@ def test_a_single_element_is_uniform_for_any_norm(norm, device, backend):
 
 
 def test_norm_0_has_no_uniform_points_and_is_refused(backend):
-    with pytest.raises(
-        ValueError, match=r"random_in_ball: norm must be at least 1, inf, or one of .*, got 0"
-    ):
+    with pytest.raises(ValueError, match=r"random_in_ball: norm must be at least 1, .*, got 0"):
         ops.random_in_ball(torch.zeros(2, 3), 1.0, 0, seed=0)
 
 
