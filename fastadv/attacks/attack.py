@@ -220,7 +220,7 @@ def distances(x_adv: Tensor, x: Tensor, norm: Norm, pixels: bool = False) -> Ten
     delta = x_adv.to(dtype) - x.to(dtype)
     p = norm_value("distances", norm)
     if p == 0:
-        changed = (delta != 0).any(1) if pixels else delta != 0
+        changed = (delta != 0).any(1, keepdim=True) if pixels else delta != 0
         return changed.flatten(1).sum(1).double()
     return lp_norm(delta, p).flatten().double()
 

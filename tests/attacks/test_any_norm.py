@@ -48,16 +48,17 @@ def test_a_long_step_in_norm_0_finds_the_elements_that_count_most_in_the_box():
     assert (result.distance == 6).all()
 
 
-def test_the_l1_attack_is_exact_in_the_box_as_well():
+def test_the_l1_attack_gets_as_close_as_its_last_step_in_the_box_as_well():
     """The worst case is a linear program: the elements of largest |w| go to their bounds."""
     model, w = linear()
     x = samples(5, SIZE, dtype=torch.float64)
-    attack = PGD(eps=3, norm="l1", steps=300, loss="margin", early_stop=False)
+    steps = {"steps": 300, "step_size": lambda step, steps: 0.25 * 0.98**step}
+    attack = PGD(eps=3, norm="l1", **steps, loss="margin", early_stop=False)
     found = (x - attack(model, x, torch.zeros(5, dtype=torch.int64))) @ w
     room = torch.where(w > 0, x, 1 - x)[:, w.abs().argsort(descending=True)]
     left = (3 - (room.cumsum(1) - room)).clamp(min=0)
     best = (torch.minimum(room, left) * w.abs().sort(descending=True).values).sum(1)
-    assert torch.allclose(found, best, rtol=1e-4)
+    assert torch.allclose(found, best, rtol=1e-3)
 
 
 def test_the_distance_of_norm_0_counts_elements_or_pixels():

@@ -67,7 +67,7 @@ def of_x_itself(inputs, batch):
 
 def norm_of(delta, attack):
     if attack.pixels:
-        delta = delta.ne(0).any(1)
+        delta = delta.ne(0).any(1, keepdim=True)
     return torch.linalg.vector_norm(delta.double().flatten(1), attack.norm, dim=1)
 
 

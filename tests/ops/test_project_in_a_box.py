@@ -46,8 +46,8 @@ def test_no_point_of_ball_and_box_is_nearer(part, norm, device, backend):
         y = delta.sign() * torch.minimum(theta, gap.abs().maximum(theta * (u != 0)))
     else:
         shape = u.abs() ** (norm - 1)
-        usable = free & (u.abs() > 1e-3 * u.abs().amax(1, keepdim=True))
-        c = torch.where(usable, gap.abs() / shape, math.nan).nanmedian(1, keepdim=True).values
+        first = torch.where(free, u.abs(), 0).argmax(1, keepdim=True)  # where c is known best
+        c = gap.abs().gather(1, first) / shape.gather(1, first)
         y = c * shape * u.sign()
     rest = gap - y
     over_the_box = torch.where(rest > 0, rest * (1 - x), rest * -x).sum(1)
