@@ -8,7 +8,7 @@ from typing import Any, ClassVar, NamedTuple, Protocol, TypeVar
 import torch
 from torch import Tensor
 
-from fastadv._checks import Bounds
+from fastadv._checks import Bounds, Norm, norm_number
 from fastadv.attacks.attack import (
     AttackResult,
     Model,
@@ -38,7 +38,7 @@ class FixedBudget(Protocol):
         """The radius of the ball: float or [B]."""
 
     @property
-    def norm(self) -> float:
+    def norm(self) -> Norm:
         """The ball's norm."""
 
     @property
@@ -146,7 +146,7 @@ def minimal_eps(
     if y is None:
         problem.y = _predictions(attack, model, problem)
         queries += 1
-    whole = attack.norm == 0
+    whole = norm_number(attack.norm) == 0
     asked = torch.as_tensor(attack.eps, dtype=torch.float64, device=x.device).expand(len(x))
     asked = asked.floor() if whole else asked
     width = (asked * tolerance).ceil() if whole else asked * tolerance

@@ -5,13 +5,15 @@ for float64 samples), norms are accumulated in float64, and results are rounded 
 the ball.
 """
 
-from fastadv.reference._samples import SLACK, round_within
+from fastadv.reference._samples import SLACK, lp_norm, round_within
 from fastadv.reference.carlini_wagner import cw_step_
 from fastadv.reference.kwta import kwta, kwta_mask
-from fastadv.reference.lp import pgd_step, pgd_step_, project, random_in_ball, steepest
+from fastadv.reference.lp import pgd_step, pgd_step_, random_in_ball
 from fastadv.reference.noise import add_noise
 from fastadv.reference.odds import gap_moments, odds_score
 from fastadv.reference.philox import DRAW_STRIDE, random_words
+from fastadv.reference.projection import project, project_derivative
+from fastadv.reference.steepest import steepest, steepest_derivative
 
 __all__ = [
     "DRAW_STRIDE",
@@ -21,12 +23,15 @@ __all__ = [
     "gap_moments",
     "kwta",
     "kwta_mask",
+    "lp_norm",
     "odds_score",
     "pgd_step",
     "pgd_step_",
     "project",
+    "project_derivative",
     "random_in_ball",
     "random_words",
     "round_within",
     "steepest",
+    "steepest_derivative",
 ]
