@@ -148,7 +148,7 @@ def balls(
     """
     check_figure(out)
     try:
-        paths = [lp_balls.bouncing_path(p, steps=steps, step_size=step_size) for p in lp_balls.PATH_NORMS]
+        paths = [lp_balls.bouncing_path(p, steps=steps, step_size=step_size) for p in lp_balls.NORMS]
     except ValueError as error:
         raise typer.BadParameter(str(error)) from error
     save_figure(geometry_plots.ball_figure(lp_balls.NORMS, paths), out)

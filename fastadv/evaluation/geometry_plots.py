@@ -56,8 +56,9 @@ def relu_net_figure(slices: Slices) -> Figure:
 
 def ball_figure(norms: Sequence[float], paths: Sequence[Path]) -> Figure:
     """The unit balls of all norms over each other and, beside them, one ball for each path on it."""
-    figure = Figure(figsize=(4.2 * (1 + len(paths)), 4.6), layout="constrained")
-    first, *others = figure.subplots(1, 1 + len(paths), squeeze=False)[0]
+    rows = -(-(1 + len(paths)) // 3)
+    figure = Figure(figsize=(12.6, 4.4 * rows), layout="constrained")
+    first, *others = figure.subplots(rows, 3, squeeze=False).flat
     for number, norm in enumerate(norms):
         edge = outline(norm, 1)
         first.plot(*edge.T, color=COLOURS[number % len(COLOURS)], linewidth=1.5, label=f"p = {_name(norm)}")
@@ -65,7 +66,9 @@ def ball_figure(norms: Sequence[float], paths: Sequence[Path]) -> Figure:
     first.legend(loc="center", frameon=False)
     ticks = torch.linspace(-1.4, 1.8, 161, dtype=torch.float64)
     grid = torch.stack(torch.meshgrid(ticks, ticks, indexing="xy"), dim=-1)
-    for axes, path in zip(others, paths, strict=True):
+    for unused in others[len(paths) :]:
+        unused.remove()
+    for axes, path in zip(others, paths, strict=False):
         axes.contour(ticks, ticks, objective(grid), levels=14, colors=QUIET, alpha=0.35, linewidths=0.7)
         axes.fill(*outline(path.norm, 1).T, facecolor=COLOURS[0], edgecolor=COLOURS[0], alpha=0.15)
         for start, out, back in zip(path.points, path.moved, path.points[1:], strict=False):
@@ -74,7 +77,7 @@ def ball_figure(norms: Sequence[float], paths: Sequence[Path]) -> Figure:
         axes.plot(*path.points.T, "o", color=INK, markersize=3.5)
         axes.plot(*path.moved.T, "x", color=FOOLED, markersize=4)
         axes.set_title(f"PGD, p = {_name(path.norm)}: step (solid), projection (dotted)", fontsize=9)
-    for axes in (first, *others):
+    for axes in (first, *others[: len(paths)]):
         axes.set(xlim=(-1.4, 1.8), ylim=(-1.4, 1.8), aspect="equal")
     return figure
 

@@ -11,12 +11,9 @@ from fastadv import ops
 NORMS = (1.0, 1.5, 2.0, 3.0, math.inf)
 """The balls that are drawn."""
 
-PATH_NORMS = (2.0, math.inf)
-"""Those of them on which a path is drawn: the norms of `fastadv.ops.project`."""
-
 SUMMIT = (0.9, 1.6)
 CURVATURE = ((1.3, 0.3), (0.3, 0.5))
-START = (-0.6, -0.6)
+START = (-0.4, -0.4)
 
 
 class Path(NamedTuple):

@@ -152,7 +152,7 @@ def two_classes(features=12):
 
 
 @pytest.mark.parametrize("make", [FGSM, lambda **options: PGD(random_start=False, steps=10, **options)])
-@pytest.mark.parametrize(("norm", "dual"), [(math.inf, 1), (2, 2)])
+@pytest.mark.parametrize(("norm", "dual"), [(math.inf, 1), (2, 2), (1, math.inf), (1.5, 3), (3, 1.5)])
 def test_a_linear_model_s_minimal_eps_is_the_margin_over_the_dual_norm(make, norm, dual):
     model, w = two_classes()
     x = samples(20, 12, dtype=torch.float64)

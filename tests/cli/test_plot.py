@@ -73,8 +73,11 @@ def test_the_geometry_is_drawn_and_what_it_shows_is_said(tmp_path, command, word
         (("relu-net", "--points", 4), "relu_net_slices: points must be odd, got 4"),
         (("relu-net", "--reach", "nan"), "relu_net_slices: reach must be positive and finite, got nan"),
         (("lp-balls", "--step-size", 0), "step_size positive and finite, got 12 and 0.0"),
-        (("linear", "--norm", 0.5), "norm must be a number in [1, inf], got 0.5"),
-        (("linear", "--norm", "two"), "--norm: expected inf or a number such as 2, got 'two'"),
+        (("linear", "--norm", 0), "norm must be a number in [1, inf], got 0.0"),
+        (
+            ("linear", "--norm", "two"),
+            "--norm: expected inf, 2, 1, 0 or another number of at least 1, got 'two'",
+        ),
         (("linear", "--eps", -1), "eps must be finite and at least 0, got -1.0"),
         (("linear", "--out", "figure.gif"), "--out: expected a name that ends in .png, .pdf, .svg"),
     ],

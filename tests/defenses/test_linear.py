@@ -18,7 +18,7 @@ from fastadv.defenses.linear import (
 
 DUAL = {1: math.inf, 1.5: 3, 2: 2, 3: 1.5, math.inf: 1}
 NORMS = list(DUAL)
-ATTACKED = [2, math.inf]  # the norms that the attacks below have
+ATTACKED = [1, 1.5, 2, 3, math.inf]
 
 
 def pgd(model, x, y, norm, reach, bounds=None):

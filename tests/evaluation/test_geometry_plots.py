@@ -9,7 +9,7 @@ from mpl_toolkits.mplot3d.art3d import Poly3DCollection
 from fastadv.defenses.linear import dual_norm
 from fastadv.evaluation.geometry_plots import ball_figure, boundary_figure, relu_net_figure
 from fastadv.evaluation.linear_boundary import boundaries
-from fastadv.evaluation.lp_balls import NORMS, PATH_NORMS, bouncing_path
+from fastadv.evaluation.lp_balls import NORMS, bouncing_path
 from fastadv.evaluation.relu_net import relu_net_slices
 
 
@@ -31,7 +31,7 @@ def test_the_net_s_figure_marks_the_sample_where_ascent_ends_and_the_largest_los
 
 
 def test_the_balls_have_an_outline_for_each_norm_and_a_panel_for_each_path():
-    paths = [bouncing_path(norm, steps=5) for norm in PATH_NORMS]
+    paths = [bouncing_path(norm, steps=5) for norm in NORMS]
     figure = ball_figure(NORMS, paths)
     balls, *panels = figure.axes
     assert len(panels) == len(paths)

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from fastadv import ops
-from fastadv.evaluation.lp_balls import NORMS, PATH_NORMS, bouncing_path, objective, outline, slope
+from fastadv.evaluation.lp_balls import NORMS, bouncing_path, objective, outline, slope
 
 DUAL = {1: math.inf, 1.5: 3, 2: 2, 3: 1.5, math.inf: 1}
 
@@ -26,7 +26,7 @@ def test_the_outline_is_the_boundary_of_the_ball_and_closes(norm):
         assert lp(edge - 0.3, 2).min() < 1e-12
 
 
-@pytest.mark.parametrize("norm", PATH_NORMS)
+@pytest.mark.parametrize("norm", NORMS)
 def test_the_path_stays_in_the_ball_leaves_it_with_steps_and_ends_where_the_gradient_is_normal_to_it(norm):
     path = bouncing_path(norm, steps=200)
     assert path.points.shape == (201, 2) and path.moved.shape == (200, 2)
@@ -43,7 +43,7 @@ def test_the_path_stays_in_the_ball_leaves_it_with_steps_and_ends_where_the_grad
     assert objective(end) >= objective(outline(norm, 1, 4001)).max() - 1e-9
 
 
-@pytest.mark.parametrize("norm", PATH_NORMS)
+@pytest.mark.parametrize("norm", NORMS)
 def test_every_step_is_that_of_plain_pgd(norm):
     path = bouncing_path(norm)
     step = ops.pgd_step(
