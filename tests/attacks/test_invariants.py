@@ -38,7 +38,7 @@ ATTACKS = {
     ),
     "fgsm-evolution": partial(FGSM, eps=0.2, gradient=Evolution(0.01, 60)),
 }
-# Attacks that look for the least perturbation: no eps, x comes back where they fail, and they end by themselves.
+# Attacks that look for the least perturbation: no eps, x comes back where they fail, the end is their own.
 MINIMAL_NORM = {
     "cw-l2": partial(CarliniWagner, steps=20, search_steps=3, c_init=0.1, lr=0.05),
     "cw-linf": partial(CarliniWagner, norm=math.inf, steps=15, search_steps=4, c_init=0.1, lr=0.05),
