@@ -78,7 +78,7 @@ build: .venv/installed
 	@$(PIP) 'pip>=25.1'
 	@$(PIP) --group dev
 	@FASTADV_BUILD=reference $(PIP) --no-build-isolation --editable '.[examples,test]'
-	@$(PIP) --no-deps torchattacks==3.5.1 mlxtend==0.25.0
+	@$(PIP) --no-deps torchattacks==3.5.1 mlxtend==0.25.0 adv-lib==0.2.8 tqdm
 	@touch $@
 
 clean:

@@ -147,10 +147,9 @@ class Search(ABC):
     # Tanh space
 
     def place(self, x: Tensor) -> Tensor:
-        """Where x is in tanh space."""
-        lower = self.attack.bounds[0]
-        unit = ((x.to(self.dtype) - lower) * (2 / self.range) - 1).clamp(-1, 1)
-        return torch.atanh(unit * SQUASH)
+        """Where x is in tanh space: atanh, written as PyTorch computes it alike in every batch."""
+        unit = ((x.double() - self.attack.bounds[0]) * (2 / self.range) - 1).clamp(-1, 1) * SQUASH
+        return ((unit.log1p() - (-unit).log1p()) / 2).to(self.dtype)
 
     def image(self, w: Tensor, centre: Tensor, tau: Tensor | None) -> tuple[Tensor, Tensor]:
         """The images of w in the dtype of x, and their distances, as the operator will compute them."""
