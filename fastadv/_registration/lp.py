@@ -23,6 +23,8 @@ def _fake_step(
     upper: float,
     steepest: bool = True,
     active: Tensor | None = None,
+    spread: int = 1,
+    pixels: bool = False,
     best: Tensor | None = None,
     better: Tensor | None = None,
 ) -> Tensor:
@@ -39,7 +41,15 @@ def _fake_step(
     return torch.empty_like(x_adv)
 
 
-def _fake_project(delta: Tensor, eps: Tensor, norm: float) -> Tensor:
+def _fake_project(
+    delta: Tensor,
+    eps: Tensor,
+    norm: float,
+    x: Tensor | None = None,
+    lower: float | None = None,
+    upper: float | None = None,
+    pixels: bool = False,
+) -> Tensor:
     _checks.samples("project", "delta", delta)
     _checks.norm_value("project", norm)
     _checks.scalar_or_per_sample("project", "eps", eps, delta)
@@ -65,12 +75,12 @@ def _fake_random_in_ball(
     return torch.empty_like(x)
 
 
-def _project_setup(ctx: Any, inputs: tuple[Tensor, Tensor, float], output: Tensor) -> None:
-    delta, eps, ctx.norm = inputs
+def _project_setup(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    delta, eps, ctx.norm, *_ = inputs
     ctx.save_for_backward(delta, eps)
 
 
-def _project_backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor | None, None]:
+def _project_backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     """The derivative of the projection: that of clamp, or of eps * delta / ||delta|| outside the ball."""
     delta, eps = ctx.saved_tensors
     dtype = _checks.compute_dtype(delta.dtype)
@@ -87,7 +97,7 @@ def _project_backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor | None, No
         along = normal * rows((normal * upstream).flatten(1).sum(1), delta)
         to_delta = torch.where(outside, ((upstream - along) * (radius / length)).to(dtype), upstream)
     to_eps = per_row(torch.where(outside, normal * upstream, 0), eps) if ctx.needs_input_grad[1] else None
-    return to_delta.to(delta.dtype), to_eps, None
+    return to_delta.to(delta.dtype), to_eps, None, None, None, None, None
 
 
 def _steepest_setup(ctx: Any, inputs: tuple[Tensor, float], output: Tensor) -> None:

@@ -76,7 +76,7 @@ def pgd_step_(
         raise RuntimeError("fastadv::pgd_step_: x_adv requires grad and cannot be overwritten: detach it")
     args = _step_arguments("pgd_step_", x_adv, x, grad, eps, step_size, norm, bounds, rule, active)
     if is_native(x_adv):
-        torch.ops.fastadv.pgd_step_.default(*args, best, better)
+        torch.ops.fastadv.pgd_step_.default(*args, best=best, better=better)
         if not torch.compiler.is_compiling():
             torch.autograd.graph.increment_version(x_adv)  # who saved x_adv for backward gets an error
         return x_adv
