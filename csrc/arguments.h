@@ -125,9 +125,11 @@ inline void check_norm_or_0(const char* op, double norm) {
 }
 
 /// Elements of a pixel of [B, C, ...] samples.
-inline int64_t channels_of(const char* op, const char* name, const Tensor& samples, bool pixels) {
+inline int64_t channels_of(const char* op, const Tensor& samples, double norm, bool pixels) {
   if (!pixels) return 1;
-  require(samples.dim() >= 2, op, name, " must be [B, C, ...] for pixels, got shape ", shape_of(samples));
+  require(norm == 0.0, op, "pixels is for norm 0, got norm ", norm);
+  require(samples.dim() >= 3, op, "pixels needs samples [B, C, ...] of at least 3 dimensions, got shape ",
+          shape_of(samples));
   return samples.size(1);
 }
 

@@ -46,7 +46,8 @@ struct PgdStepCall {
     check_like(op, "x", x, "x_adv", x_adv);
     check_like(op, "grad", grad, "x_adv", x_adv);
     check_norm_or_0(op, norm);
-    require(spread >= 1, op, "spread must be at least 1, got ", spread);
+    require(spread == 1 || (spread > 1 && norm == 1.0), op,
+            "spread must be 1, or at least 1 for norm 1, got ", spread, " for norm ", norm);
     require(best.has_value() == better.has_value(), op, "best and better must come together");
     if (best) check_like(op, "best", *best, "x_adv", x_adv);
   }
@@ -80,7 +81,7 @@ struct PgdStepCall {
                               static_cast<C>(upper),
                               steepest,
                               spread,
-                              channels_of(op, "x_adv", out, pixels),
+                              channels_of(op, out, norm, pixels),
                               batch.rows,
                               batch.cols};
     Kernel::template run<T>(args, norm, out);
@@ -137,7 +138,7 @@ Tensor project(const Tensor& delta, const Tensor& eps, double norm, const std::o
     using C = Compute<T>;
     const Batch batch = batch_of(op, "delta", delta);
     const auto eps_of = per_sample<C>(op, "eps", eps, delta);
-    const int64_t channels = channels_of(op, "delta", delta, pixels);
+    const int64_t channels = channels_of(op, delta, norm, pixels);
     with_flat_output(out, is_flat(out, ties_by_index(norm)), false, [&](const Tensor& flat) {
       if (flat.numel() == 0) return;
       const Tensor from = arranged_like(delta, flat);

@@ -6,6 +6,7 @@ kernels check again in C++ (csrc/bindings.h) for those who call them directly.
 
 import math
 from numbers import Integral, Real
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -103,11 +104,51 @@ def no_forward_mode(op: str, tensor: Tensor) -> None:
         raise RuntimeError(f"fastadv::{op}: forward-mode derivatives (jvp) are not supported: use backward")
 
 
-def norm_value(op: str, norm: float) -> float:
-    """The norm as a float; refuses all but those that have kernels."""
-    if not isinstance(norm, Real) or norm not in (2, math.inf):
-        raise ValueError(f"fastadv::{op}: norm must be inf or 2, got {norm!r}")
-    return float(norm)
+Norm = float | Literal["linf", "l2", "l1", "l0"]
+
+NORM_NAMES = {"linf": math.inf, "l2": 2.0, "l1": 1.0, "l0": 0.0}
+
+
+def norm_number(norm: object) -> float | None:
+    """The p that a user's norm means, 0 or at least 1; None where it means none."""
+    if isinstance(norm, str):
+        return NORM_NAMES.get(norm)
+    if not isinstance(norm, Real) or isinstance(norm, bool):
+        return None
+    number = float(norm)
+    return number if number == 0 or number >= 1 else None
+
+
+def norm_error(norm: object, *, zero: bool = True) -> str:
+    """What is wrong with a norm, after the name of who refuses it."""
+    least, last = ("0, at least 1", ", 'l0'") if zero else ("at least 1", "")
+    return f"norm must be {least}, inf, or one of 'linf', 'l2', 'l1'{last}, got {norm!r}"
+
+
+def norm_value(op: str, norm: object, *, zero: bool = True) -> float:
+    """The norm as a float: 0 where `zero` is allowed, or 1 to inf; refuses everything else."""
+    number = norm_number(norm)
+    if number is None or (number == 0 and not zero):
+        raise ValueError(f"fastadv::{op}: {norm_error(norm, zero=zero)}")
+    return number
+
+
+def spread(op: str, norm: float, count: int) -> None:
+    """Refuse a spread that is not an integer of at least 1, or is given for another norm than 1."""
+    positive_count(op, "spread", count)
+    if count != 1 and norm != 1:
+        raise ValueError(f"fastadv::{op}: spread is for norm 1, got norm {norm:g} and spread {count}")
+
+
+def pixels(op: str, batch: Tensor, norm: float, wanted: bool) -> None:
+    """Refuse to count pixels for another norm than 0, or of samples that have none."""
+    if wanted and norm != 0:
+        raise ValueError(f"fastadv::{op}: pixels is for norm 0, got norm {norm:g}")
+    if wanted and batch.dim() < 3:
+        raise RuntimeError(
+            f"fastadv::{op}: pixels needs samples [B, C, ...] of at least 3 dimensions, "
+            f"got shape {list(batch.shape)}"
+        )
 
 
 def non_negative(op: str, name: str, value: float) -> float:

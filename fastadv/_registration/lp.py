@@ -8,7 +8,10 @@ import torch
 from torch import Tensor
 
 from fastadv import _checks
-from fastadv._registration._common import Derivatives, Fakes, l2_norm, per_row, rows
+from fastadv._registration._common import Derivatives, Fakes
+from fastadv.reference import project_derivative, steepest_derivative
+
+_NO_BOX = (None, None, None, False)  # the arguments of project after its norm
 
 
 def _fake_step(
@@ -30,6 +33,8 @@ def _fake_step(
 ) -> Tensor:
     _checks.samples(op, "x_adv", x_adv)
     _checks.norm_value(op, norm)
+    _checks.spread(op, norm, spread)
+    _checks.pixels(op, x_adv, norm, pixels)
     _checks.interval(op, (lower, upper))
     _checks.like(op, "x", x, "x_adv", x_adv)
     _checks.like(op, "grad", grad, "x_adv", x_adv)
@@ -52,13 +57,17 @@ def _fake_project(
 ) -> Tensor:
     _checks.samples("project", "delta", delta)
     _checks.norm_value("project", norm)
+    _checks.interval("project", _box(lower, upper))
+    _checks.pixels("project", delta, norm, pixels)
+    if x is not None:
+        _checks.like("project", "x", x, "delta", delta)
     _checks.scalar_or_per_sample("project", "eps", eps, delta)
     return torch.empty_like(delta)
 
 
 def _fake_steepest(grad: Tensor, norm: float) -> Tensor:
     _checks.samples("steepest", "grad", grad)
-    _checks.norm_value("steepest", norm)
+    _checks.norm_value("steepest", norm, zero=False)
     return torch.empty_like(grad)
 
 
@@ -66,7 +75,7 @@ def _fake_random_in_ball(
     x: Tensor, eps: Tensor, norm: float, lower: float, upper: float, seed: Tensor, ids: Tensor | None = None
 ) -> Tensor:
     _checks.samples("random_in_ball", "x", x)
-    _checks.norm_value("random_in_ball", norm)
+    _checks.norm_value("random_in_ball", norm, zero=False)
     _checks.interval("random_in_ball", (lower, upper))
     _checks.scalar_or_per_sample("random_in_ball", "eps", eps, x)
     _checks.seed_tensor("random_in_ball", seed, x)
@@ -75,29 +84,21 @@ def _fake_random_in_ball(
     return torch.empty_like(x)
 
 
+def _box(lower: float | None, upper: float | None) -> tuple[float, float]:
+    """The bounds of a box that may be open."""
+    return -math.inf if lower is None else lower, math.inf if upper is None else upper
+
+
 def _project_setup(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    delta, eps, ctx.norm, *_ = inputs
-    ctx.save_for_backward(delta, eps)
+    delta, eps, ctx.norm, x, lower, upper, ctx.pixels = inputs + _NO_BOX[len(inputs) - 3 :]
+    ctx.box, ctx.arguments = _box(lower, upper), len(inputs)
+    ctx.save_for_backward(delta, eps, x, output)
 
 
 def _project_backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-    """The derivative of the projection: that of clamp, or of eps * delta / ||delta|| outside the ball."""
-    delta, eps = ctx.saved_tensors
-    dtype = _checks.compute_dtype(delta.dtype)
-    wide, upstream, radius = delta.to(dtype), grad.to(dtype), rows(eps, delta)
-    if ctx.norm == math.inf:
-        outside = wide.abs() > radius
-        normal = wide.sign()
-        to_delta = torch.where(outside, 0, upstream)
-    else:
-        length = l2_norm(wide)
-        outside = length > radius
-        length = torch.where(outside, length, 1)
-        normal = (wide / length).to(dtype)
-        along = normal * rows((normal * upstream).flatten(1).sum(1), delta)
-        to_delta = torch.where(outside, ((upstream - along) * (radius / length)).to(dtype), upstream)
-    to_eps = per_row(torch.where(outside, normal * upstream, 0), eps) if ctx.needs_input_grad[1] else None
-    return to_delta.to(delta.dtype), to_eps, None, None, None, None, None
+    delta, eps, x, output = ctx.saved_tensors
+    to_delta, to_eps, to_x = project_derivative(grad, delta, eps, ctx.norm, x, ctx.box, ctx.pixels, output)
+    return (to_delta, to_eps, None, to_x, None, None, None)[: ctx.arguments]
 
 
 def _steepest_setup(ctx: Any, inputs: tuple[Tensor, float], output: Tensor) -> None:
@@ -106,15 +107,8 @@ def _steepest_setup(ctx: Any, inputs: tuple[Tensor, float], output: Tensor) -> N
 
 
 def _steepest_backward(ctx: Any, upstream: Tensor) -> tuple[Tensor, None]:
-    """The derivative of sign (0) or of grad / ||grad||, and 0 where grad is 0."""
     (grad,) = ctx.saved_tensors
-    if ctx.norm == math.inf:
-        return torch.zeros_like(grad), None
-    length = l2_norm(grad.to(_checks.compute_dtype(grad.dtype)))
-    length = torch.where(length > 0, length, math.inf)
-    unit = grad.double() / length
-    along = unit * rows((unit * upstream).flatten(1).sum(1), grad)
-    return ((upstream - along) / length).to(grad.dtype), None
+    return steepest_derivative(upstream, grad, ctx.norm), None
 
 
 FAKES: Fakes = {

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from fastadv import _checks, reference
-from fastadv._checks import Bounds
+from fastadv._checks import Bounds, Norm
 from fastadv._library import is_native
 from fastadv.ops._arguments import in_format_of, per_sample, seed_tensor
 
@@ -21,33 +21,47 @@ def pgd_step(
     *,
     eps: float | Tensor,
     step_size: float | Tensor,
-    norm: float = math.inf,
+    norm: Norm = math.inf,
     bounds: Bounds = (0.0, 1.0),
     rule: Rule = "steepest",
     active: Tensor | None = None,
+    spread: int = 1,
+    pixels: bool = False,
 ) -> Tensor:
-    """One step of projected gradient ascent: move, project on the lp ball around x, clamp to the box.
+    """One step of projected gradient ascent: move, then project on the lp ball around x and the box.
 
     Madry et al., "Towards deep learning models resistant to adversarial attacks" (ICLR 2018), eq. (2), and
-    the survey's section 5. The result is inside ball and box, which is the exact projection on their
-    intersection for norm inf and a feasible point of it for norm 2.
+    the survey's section 5. The projection is the exact one on the intersection of ball and box, but for
+    norm 2, where it is that on the ball, clamped to the box.
+
+    The steepest step of norm 1 is argmax <u, grad> over ||u||_1 <= step_size, |u_i| <= step_size / spread
+    and x_adv + u in the box: from the largest gradient on each element moves as far as it has room, until
+    the step is used up (Croce and Hein, "Mind the box: l1-APGD for sparse adversarial attacks on image
+    classifiers", ICML 2021, section 3; spread as in Tramer and Boneh, "Adversarial training and robustness
+    for multiple perturbations", NeurIPS 2019). So it does not stall on elements that are at their bound.
+    The ball of norm 0 has no steepest direction: the step is that of norm 2.
 
     Args:
         x_adv: [B, ...] current iterates.
         x: [B, ...] centres of the balls, inside the bounds.
-        grad: [B, ...] gradient of what is to be maximised. A NaN moves nothing (for norm 2: its sample).
-        eps: radius, in the units of x; float or [B].
+        grad: [B, ...] gradient of what is to be maximised. A NaN moves nothing (norm inf: its element,
+            otherwise its sample).
+        eps: radius, in the units of x; float or [B]. For norm 0 how many elements (pixels) may differ from x.
         step_size: length of the step, in the units of x; float or [B].
-        norm: math.inf or 2.
+        norm: 0, 1 <= norm <= inf, or "linf", "l2", "l1", "l0".
         bounds: (lower, upper) of every element, or None.
         rule: "steepest" moves by step_size * steepest(grad, norm), "gradient" by step_size * grad.
         active: [B] bool; samples that are False come back bit for bit.
+        spread: norm 1 only: the least number of elements that share a step, >= 1.
+        pixels: norm 0 only: count pixels of [B, C, ...] samples, which have C channels each.
 
     Returns:
         [B, ...] in the dtype and memory format of x_adv. Never requires grad: an attack is not
         differentiated through.
     """
-    args = _step_arguments("pgd_step", x_adv, x, grad, eps, step_size, norm, bounds, rule, active)
+    args = _step_arguments(
+        "pgd_step", x_adv, x, grad, eps, step_size, norm, bounds, rule, active, spread, pixels
+    )
     if is_native(x_adv):
         return torch.ops.fastadv.pgd_step.default(*args)
     return in_format_of(x_adv, _reference_step("pgd_step", *args))
@@ -60,10 +74,12 @@ def pgd_step_(
     *,
     eps: float | Tensor,
     step_size: float | Tensor,
-    norm: float = math.inf,
+    norm: Norm = math.inf,
     bounds: Bounds = (0.0, 1.0),
     rule: Rule = "steepest",
     active: Tensor | None = None,
+    spread: int = 1,
+    pixels: bool = False,
     best: Tensor | None = None,
     better: Tensor | None = None,
 ) -> Tensor:
@@ -74,53 +90,79 @@ def pgd_step_(
     """
     if x_adv.requires_grad and torch.is_grad_enabled():
         raise RuntimeError("fastadv::pgd_step_: x_adv requires grad and cannot be overwritten: detach it")
-    args = _step_arguments("pgd_step_", x_adv, x, grad, eps, step_size, norm, bounds, rule, active)
+    args = _step_arguments(
+        "pgd_step_", x_adv, x, grad, eps, step_size, norm, bounds, rule, active, spread, pixels
+    )
     if is_native(x_adv):
-        torch.ops.fastadv.pgd_step_.default(*args, best=best, better=better)
+        torch.ops.fastadv.pgd_step_.default(*args, best, better)
         if not torch.compiler.is_compiling():
             torch.autograd.graph.increment_version(x_adv)  # who saved x_adv for backward gets an error
         return x_adv
     return _reference_step("pgd_step_", *args, best=best, better=better)
 
 
-def project(delta: Tensor, eps: float | Tensor, norm: float) -> Tensor:
+def project(
+    delta: Tensor,
+    eps: float | Tensor,
+    norm: Norm,
+    *,
+    x: Tensor | None = None,
+    bounds: Bounds = None,
+    pixels: bool = False,
+) -> Tensor:
     """The Euclidean projection of each sample on the lp ball of radius eps around 0.
 
-    x is the projection of v outside the ball iff ||x||_p = eps and <v - x, x> = eps * ||v - x||_q with
-    1/p + 1/q = 1. Points inside keep their bits, so projecting twice is projecting once.
+    u is the projection of v outside the ball iff ||u||_p = eps and <v - u, u> = eps * ||v - u||_q with
+    1/p + 1/q = 1. Points inside keep their bits, so projecting twice is projecting once. For norm 0 the
+    floor(eps) largest elements are kept, the first ones of equals.
+
+    With `x` and `bounds` it is the projection on the intersection of the ball and the box: the nearest u with
+    ||u||_p <= eps and lower <= x + u <= upper. For norm 0 those elements are kept that bring it closest.
 
     Args:
-        delta: [B, ...].
-        eps: radius; float or [B].
-        norm: math.inf or 2.
+        delta: [B, ...]. A sample that is not finite has no projection: NaN for norms but 0 and inf.
+        eps: radius, or for norm 0 the number of elements (pixels) that are kept; float or [B].
+        norm: 0, 1 <= norm <= inf, or "linf", "l2", "l1", "l0".
+        x: like delta: what the deltas are added to, inside the bounds; together with `bounds`.
+        bounds: (lower, upper) of every element of x + u.
+        pixels: norm 0 only: keep whole pixels of [B, C, ...] samples, ranked by the sum over their channels.
 
     Returns:
-        [B, ...] in the dtype and memory format of delta; differentiable in delta and eps.
+        [B, ...] in the dtype and memory format of delta; differentiable in delta, eps and x.
     """
     norm = _checks.norm_value("project", norm)
     _checks.samples("project", "delta", delta)
     _checks.no_forward_mode("project", delta)
+    if (x is None) != (bounds is None):
+        raise ValueError("fastadv::project: x and bounds must come together")
+    lower, upper = _checks.interval("project", bounds)
+    _checks.pixels("project", delta, norm, pixels)
     eps = per_sample("project", "eps", eps, delta)
     if is_native(delta):
-        return torch.ops.fastadv.project.default(delta, eps, norm)
+        return torch.ops.fastadv.project.default(delta, eps, norm, x, lower, upper, pixels)
     _checks.scalar_or_per_sample("project", "eps", eps, delta)
-    return in_format_of(delta, reference.project(delta, eps, norm))
+    if x is not None:
+        _checks.like("project", "x", x, "delta", delta)
+    return in_format_of(delta, reference.project(delta, eps, norm, x=x, bounds=(lower, upper), pixels=pixels))
 
 
-def steepest(grad: Tensor, norm: float) -> Tensor:
+def steepest(grad: Tensor, norm: Norm) -> Tensor:
     """The direction of steepest ascent: argmax of <u, grad> over the unit lp ball.
 
-    sign(grad) for norm inf, grad / ||grad||_2 for norm 2 however small grad is; 0 where grad is 0, and for
-    a sample whose l2 norm is not finite. The survey's section 5, "steepest-descent PGD".
+    sign(grad) |grad|^(q - 1) / ||grad||_q^(q - 1) with 1/p + 1/q = 1, however small grad is: sign(grad) for
+    norm inf, grad / ||grad||_2 for norm 2, and for norm 1 the sign of the largest element alone, the first
+    of equals. 0 where grad is 0, and for a sample whose gradient is not finite (norm inf: where it is NaN).
+    The survey's section 5, "steepest-descent PGD".
 
     Args:
         grad: [B, ...].
-        norm: math.inf or 2.
+        norm: 1 <= norm <= inf, or "linf", "l2", "l1".
 
     Returns:
-        [B, ...] in the dtype and memory format of grad; differentiable (with derivative 0 for norm inf).
+        [B, ...] in the dtype and memory format of grad; differentiable (with derivative 0 for norms 1 and
+        inf).
     """
-    norm = _checks.norm_value("steepest", norm)
+    norm = _checks.norm_value("steepest", norm, zero=False)
     _checks.samples("steepest", "grad", grad)
     _checks.no_forward_mode("steepest", grad)
     if is_native(grad):
@@ -131,7 +173,7 @@ def steepest(grad: Tensor, norm: float) -> Tensor:
 def random_in_ball(
     x: Tensor,
     eps: float | Tensor,
-    norm: float = math.inf,
+    norm: Norm = math.inf,
     *,
     bounds: Bounds = (0.0, 1.0),
     seed: int | tuple[int, int] | Tensor,
@@ -145,7 +187,7 @@ def random_in_ball(
     Args:
         x: [B, ...] centres, inside the bounds.
         eps: radius, in the units of x; float or [B].
-        norm: math.inf or 2.
+        norm: 1 <= norm <= inf, or "linf", "l2", "l1".
         bounds: (lower, upper) of every element, or None.
         seed: a key in [0, 2^63), or (key, offset) as a tuple or an int64 tensor on x's device; the offset
             (below 2^32) numbers independent draws under one key.
@@ -155,7 +197,7 @@ def random_in_ball(
     Returns:
         [B, ...] in the dtype and memory format of x. Never requires grad.
     """
-    norm = _checks.norm_value("random_in_ball", norm)
+    norm = _checks.norm_value("random_in_ball", norm, zero=False)
     _checks.samples("random_in_ball", "x", x)
     lower, upper = _checks.interval("random_in_ball", bounds)
     eps = per_sample("random_in_ball", "eps", eps, x)
@@ -171,7 +213,7 @@ def random_in_ball(
 
 
 _StepArguments = tuple[
-    Tensor, Tensor, Tensor, Tensor, Tensor, float, float, float, bool, Tensor | None
+    Tensor, Tensor, Tensor, Tensor, Tensor, float, float, float, bool, Tensor | None, int, bool
 ]  # those of the schema
 
 
@@ -182,10 +224,12 @@ def _step_arguments(
     grad: Tensor,
     eps: float | Tensor,
     step_size: float | Tensor,
-    norm: float,
+    norm: Norm,
     bounds: Bounds,
     rule: Rule,
     active: Tensor | None,
+    spread: int,
+    pixels: bool,
 ) -> _StepArguments:
     """The schema's arguments from the user's; the numbers among them are checked."""
     _checks.samples(op, "x_adv", x_adv)
@@ -193,14 +237,16 @@ def _step_arguments(
     lower, upper = _checks.interval(op, bounds)
     if rule not in ("steepest", "gradient"):
         raise ValueError(f"fastadv::{op}: rule must be 'steepest' or 'gradient', got {rule!r}")
+    _checks.spread(op, norm, spread)
+    _checks.pixels(op, x_adv, norm, pixels)
     eps = per_sample(op, "eps", eps, x_adv)
     step_size = per_sample(op, "step_size", step_size, x_adv)
-    return x_adv, x, grad, eps, step_size, norm, lower, upper, rule == "steepest", active
+    return x_adv, x, grad, eps, step_size, norm, lower, upper, rule == "steepest", active, spread, pixels
 
 
 def _reference_step(op: str, *args: *_StepArguments, **keep: Tensor | None) -> Tensor:
     """The reference on the schema's arguments, after the checks that the native kernel makes itself."""
-    x_adv, x, grad, eps, step_size, norm, lower, upper, steepest_rule, active = args
+    x_adv, x, grad, eps, step_size, norm, lower, upper, steepest_rule, active, spread, pixels = args
     _checks.like(op, "x", x, "x_adv", x_adv)
     _checks.like(op, "grad", grad, "x_adv", x_adv)
     _checks.scalar_or_per_sample(op, "eps", eps, x_adv)
@@ -219,5 +265,7 @@ def _reference_step(op: str, *args: *_StepArguments, **keep: Tensor | None) -> T
         bounds=(lower, upper),
         rule="steepest" if steepest_rule else "gradient",
         active=active,
+        spread=spread,
+        pixels=pixels,
         **keep,
     )

@@ -7,10 +7,12 @@ the ball.
 
 from fastadv.reference._samples import SLACK, round_within
 from fastadv.reference.kwta import kwta, kwta_mask
-from fastadv.reference.lp import pgd_step, pgd_step_, project, random_in_ball, steepest
+from fastadv.reference.lp import pgd_step, pgd_step_, random_in_ball
 from fastadv.reference.noise import add_noise
 from fastadv.reference.odds import gap_moments, odds_score
 from fastadv.reference.philox import DRAW_STRIDE, random_words
+from fastadv.reference.projection import project, project_derivative
+from fastadv.reference.steepest import steepest, steepest_derivative
 
 __all__ = [
     "DRAW_STRIDE",
@@ -23,8 +25,10 @@ __all__ = [
     "pgd_step",
     "pgd_step_",
     "project",
+    "project_derivative",
     "random_in_ball",
     "random_words",
     "round_within",
     "steepest",
+    "steepest_derivative",
 ]

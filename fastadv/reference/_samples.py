@@ -26,6 +26,26 @@ def l2_norm(samples: Tensor) -> Tensor:
     return norms.reshape(-1, *[1] * (samples.dim() - 1))
 
 
+def lp_norm(samples: Tensor, p: float) -> Tensor:
+    """The lp norm of each sample for 1 <= p <= inf in float64, shaped to broadcast over the samples."""
+    if p == 2:
+        return l2_norm(samples)
+    sizes = samples.flatten(1).double().abs()
+    if sizes.shape[1] == 0:
+        norms = sizes.sum(1)
+    else:
+        largest = sizes.amax(1)
+        scale = torch.where(largest.isfinite() & (largest > 0), largest, 1)[:, None]
+        # Relative to the largest no power overflows, and what vanishes does not count.
+        norms = largest if p == torch.inf else ((sizes / scale) ** p).sum(1) ** (1 / p) * scale[:, 0]
+    return norms.reshape(-1, *[1] * (samples.dim() - 1))
+
+
+def per_sample_like(sums: Tensor, like: Tensor) -> Tensor:
+    """[B] numbers shaped like `like`, which is [] (then added up) or [B], and on its device."""
+    return (sums.sum() if like.dim() == 0 else sums).to(like)
+
+
 def round_within(value: Tensor, origin: Tensor, limit: Tensor, dtype: torch.dtype) -> Tensor:
     """`value` in `dtype`, one step back towards `origin` where rounding went beyond `limit`."""
     nearest = value.to(dtype)
