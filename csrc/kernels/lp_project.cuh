@@ -5,8 +5,9 @@
 // for every mu. ||u(mu)||_p falls as mu grows, so mu is found by Newton's method in log mu and log ||u||_p,
 // in which the function is concave where elements are alike, kept in a bracket. By duality
 //   mu = ||a - u||_q / eps^(p-1),   1/p + 1/q = 1,
-// which bounds mu by its value for u = 0, and (1 - eps / ||a||_p) ||a||_q / eps^(p-1) is mu itself where all
-// magnitudes are equal: the first guess.
+// which bounds mu by its value for u = 0; the triangle inequality bounds it below, because no element loses
+// more than mu max(a)^(p-1); and (1 - eps / ||a||_p) ||a||_q / eps^(p-1) is mu itself where all magnitudes
+// are equal: the first guess.
 //
 // Sweeps per sample: two for the norms, some five for mu, and one that writes.
 #pragma once
@@ -216,7 +217,8 @@ struct LpProject {
     const double log2_dual = log2_of(state.a_max) + log2_of(values[1]) / conjugate();
     const double most = log2_dual - (p - 1.0) * state.log2_eps;
     state.log2_mu = most + log2_of(1.0 - state.eps / norm);
-    state.low = -HUGE_VAL;
+    const double n = static_cast<double>(args.cols);
+    state.low = log2_of(norm - state.eps) - log2_of(n) / p - (p - 1.0) * log2_of(state.a_max) - 1e-9;
     state.high = most + 1e-9 * (1.0 + std::fabs(most));
     state.phase = newton;
   }
@@ -232,10 +234,7 @@ struct LpProject {
     (excess > 0.0 ? state.low : state.high) = state.log2_mu;
     double next = state.log2_mu + excess / fall;
     const bool trusted = fall > 0.0 && next >= state.low && next <= state.high && state.sweeps < 40;
-    if (!trusted) {
-      next = state.low > -HUGE_VAL ? 0.5 * (state.low + state.high)
-                                   : state.high - exp2_of(static_cast<double>(state.sweeps));
-    }
+    if (!trusted) next = 0.5 * (state.low + state.high);
     ++state.sweeps;
     if ((trusted && std::fabs(excess) < tolerance) || next == state.log2_mu || state.sweeps == kMostSweeps) {
       state.outcome = Outcome::root;
