@@ -144,10 +144,9 @@ def pixels(op: str, batch: Tensor, norm: float, wanted: bool) -> None:
     """Refuse to count pixels for another norm than 0, or of samples that have none."""
     if wanted and norm != 0:
         raise ValueError(f"fastadv::{op}: pixels is for norm 0, got norm {norm:g}")
-    if wanted and batch.dim() < 3:
+    if wanted and batch.dim() < 2:
         raise RuntimeError(
-            f"fastadv::{op}: pixels needs samples [B, C, ...] of at least 3 dimensions, "
-            f"got shape {list(batch.shape)}"
+            f"fastadv::{op}: pixels needs samples [B, C, ...] with channels, got shape {list(batch.shape)}"
         )
 
 

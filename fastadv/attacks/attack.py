@@ -10,8 +10,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from fastadv._checks import Bounds, compute_dtype
+from fastadv._checks import Bounds, Norm, compute_dtype, norm_error, norm_number, norm_value
 from fastadv.attacks.gradients import Forward
+from fastadv.reference import lp_norm
 
 Model = Callable[[Tensor], Tensor]
 OnStep = Callable[[int, int], None]
@@ -23,7 +24,8 @@ class AttackResult(NamedTuple):
     Attributes:
         x_adv: [B, ...] in the dtype and memory format of x, inside ball and box.
         success: [B] bool: x_adv is misclassified (classified as the target).
-        distance: [B] float64: the lp norm of x_adv - x, in the attack's norm.
+        distance: [B] float64: the lp norm of x_adv - x, in the attack's norm; for norm 0 the number of
+            elements (pixels) that differ.
         loss: [B] float: the attack's loss at x_adv.
         queries: [B] int64: how often the model was evaluated on the sample, moved and transformed copies
             included.
@@ -209,13 +211,18 @@ def undisturbed(model: Model) -> Iterator[None]:
             module.training = True
 
 
-def distances(x_adv: Tensor, x: Tensor, norm: float) -> Tensor:
-    """[B] float64: the lp norm of x_adv - x, the difference taken in the compute dtype."""
+def distances(x_adv: Tensor, x: Tensor, norm: Norm, pixels: bool = False) -> Tensor:
+    """[B] float64: the lp norm of x_adv - x, the difference taken in the compute dtype.
+
+    For norm 0 it is the number of elements that differ, or of pixels of [B, C, ...] samples.
+    """
     dtype = compute_dtype(x.dtype)
-    delta = (x_adv.to(dtype) - x.to(dtype)).flatten(1)
-    if norm == math.inf:
-        return delta.abs().amax(1).double()
-    return torch.linalg.vector_norm(delta, norm, dim=1, dtype=torch.float64)
+    delta = x_adv.to(dtype) - x.to(dtype)
+    p = norm_value("distances", norm)
+    if p == 0:
+        changed = (delta != 0).any(1, keepdim=True) if pixels else delta != 0
+        return changed.flatten(1).sum(1).double()
+    return lp_norm(delta, p).flatten().double()
 
 
 def check_length(attack: str, name: str, value: object) -> None:
@@ -228,6 +235,12 @@ def check_length(attack: str, name: str, value: object) -> None:
         raise ValueError(f"{attack}: {name} must be finite and at least 0, got {value}")
 
 
+def check_fraction(attack: str, name: str, value: object) -> None:
+    """Check a number in [0, 1]. Raises ValueError."""
+    if not isinstance(value, Real) or not 0 <= float(value) <= 1:
+        raise ValueError(f"{attack}: {name} must be a number in [0, 1], got {value!r}")
+
+
 def refuse_class(name: str, field: str, value: object) -> None:
     """Raise TypeError for a class in place of an instance, which would pass as a callable."""
     if isinstance(value, type):
@@ -236,12 +249,12 @@ def refuse_class(name: str, field: str, value: object) -> None:
 
 
 def check_fields(
-    attack: str, eps: float | Tensor, norm: float, bounds: Bounds, autocast: torch.dtype | None
+    attack: str, eps: float | Tensor, norm: Norm, bounds: Bounds, autocast: torch.dtype | None
 ) -> None:
     """Check the fields that attacks share; `attack` names it in errors. Raises ValueError."""
     check_length(attack, "eps", eps)
-    if not isinstance(norm, Real) or norm not in (2, math.inf):
-        raise ValueError(f"{attack}: norm must be inf or 2, got {norm!r}")
+    if norm_number(norm) is None:
+        raise ValueError(f"{attack}: {norm_error(norm)}")
     if bounds is not None and (len(bounds) != 2 or not bounds[0] < bounds[1]):
         raise ValueError(f"{attack}: bounds must be (lower, upper) with lower < upper, got {bounds}")
     if autocast not in (None, torch.float16, torch.bfloat16):

@@ -8,13 +8,14 @@ import torch
 from torch import Tensor
 
 from fastadv import ops
-from fastadv._checks import Bounds, compute_dtype
+from fastadv._checks import Bounds, Norm, compute_dtype, norm_number, norm_value
 from fastadv.attacks.attack import (
     AttackResult,
     Model,
     OnStep,
     Problem,
     check_fields,
+    check_fraction,
     check_labels,
     check_length,
     distances,
@@ -26,7 +27,7 @@ from fastadv.attacks.attack import (
 from fastadv.attacks.gradients import Autograd, Estimator, Forward, Gradient
 from fastadv.attacks.losses import LOSSES, Loss, SampleLoss
 from fastadv.attacks.randomness import Step, mix
-from fastadv.attacks.schedules import Schedule, StepDecay
+from fastadv.attacks.schedules import Schedule, SpreadDecay, StepDecay
 from fastadv.reference import round_within
 
 
@@ -38,18 +39,27 @@ class PGD:
     survey's section 5 ("steepest-descent PGD" is rule="steepest", its plain PGD rule="gradient").
 
     Args:
-        eps: radius of the ball in the units of x, >= 0; float or [B].
-        norm: math.inf or 2.
+        eps: radius of the ball in the units of x, >= 0; float or [B]. For norm 0 the number of elements (or
+            pixels) that may change.
+        norm: 0, 1 <= norm <= inf, or "linf", "l2", "l1", "l0".
         steps: gradient evaluations per restart, >= 1.
         step_size: length of a step in the units of x (float or [B]), or a schedule
-            (step, steps) -> fraction of eps; None is `StepDecay()`.
-        rule: "steepest" or "gradient"; see `fastadv.ops.pgd_step`.
+            (step, steps) -> fraction of eps; None is `StepDecay()`. For norm 0 the fraction is of
+            sqrt(eps) * (upper - lower), the l2 length of the longest change (bounds=None: of sqrt(eps)).
+        rule: "steepest" or "gradient"; see `fastadv.ops.pgd_step`. For norms other than 0, 1, 2 and inf a
+            "steepest" step goes from the iterate towards x + eps * steepest(grad), by a fraction of
+            2 * step_size / eps of the way: docs/design.md says why.
+        spread: norm 1 only: the fraction of a sample's elements, in [0, 1], that share a step at least (one
+            element does in any case), or a schedule (step, steps) -> fraction; None is `SpreadDecay()`.
+        pixels: norm 0 only: eps counts pixels of [B, C, ...] samples.
         loss: "ce", "margin", "dlr", "logit_gap", a callable, or a `SampleLoss` such as `LogitMatching`; see
             `fastadv.attacks.losses`.
         gradient: where gradients come from: `Autograd()`, `EOT`, `Evolution`, or your own `Gradient` or
             `Estimator`; see `fastadv.attacks.gradients`.
-        random_start: start uniformly in the ball rather than at x.
-        restarts: how often to start, >= 1; from the second on always at random. Each sample keeps its best.
+        random_start: start uniformly in the ball rather than at x; None: unless the norm is 0, whose ball
+            has no uniform points.
+        restarts: how often to start, >= 1; from the second on always at random, so 1 for norm 0. Each sample
+            keeps its best.
         bounds: (lower, upper) of every element of x, or None.
         early_stop: True (evaluation) returns the first iterate that succeeds and takes the sample out of
             the work; a sample that is solved to begin with comes back unchanged. False (training, loss
@@ -66,13 +76,15 @@ class PGD:
     """
 
     eps: float | Tensor
-    norm: float = math.inf
+    norm: Norm = math.inf
     steps: int = 40
     step_size: float | Tensor | Schedule | None = None
     rule: ops.Rule = "steepest"
+    spread: float | Schedule | None = None
+    pixels: bool = False
     loss: str | Loss | SampleLoss = "ce"
     gradient: Gradient | Estimator = Autograd()
-    random_start: bool = True
+    random_start: bool | None = None
     restarts: int = 1
     bounds: Bounds = (0.0, 1.0)
     early_stop: bool = True
@@ -88,6 +100,17 @@ class PGD:
         check_fields(name, self.eps, self.norm, self.bounds, self.autocast)
         if self.step_size is not None and not callable(self.step_size):
             check_length(name, "step_size", self.step_size)
+        p = norm_number(self.norm)
+        if p == 0 and (self.random_start or self.restarts > 1):
+            field = "random_start" if self.random_start else "restarts"
+            raise ValueError(
+                f"{name}: {field} must be left alone for norm 0, whose ball has no uniform points to start "
+                f"from, got {getattr(self, field)!r}"
+            )
+        if self.spread is not None and not callable(self.spread):
+            check_fraction(name, "spread", self.spread)
+        if self.pixels and p != 0:
+            raise ValueError(f"{name}: pixels is for norm 0, got norm {self.norm!r}")
         if self.rule not in ("steepest", "gradient"):
             raise ValueError(f"{name}: rule must be 'steepest' or 'gradient', got {self.rule!r}")
         if not callable(self.gradient) and not isinstance(self.gradient, Estimator):
@@ -173,7 +196,7 @@ class PGD:
                 part = problem[start : start + chunks.step]
                 search = _Search(self, run_model, part, problem, int(seed), result)
                 search.run(_Progress(on_step, number, len(chunks), self.restarts * self.steps))
-            result.distance.copy_(distances(result.x_adv, problem.x, self.norm))
+            result.distance.copy_(distances(result.x_adv, problem.x, self.norm, self.pixels))
         return result
 
 
@@ -214,7 +237,12 @@ class _Search:
         self.key = key
         self.result = result
         self.loss: Loss | SampleLoss = LOSSES[attack.loss] if isinstance(attack.loss, str) else attack.loss
-        self.schedule = StepDecay() if attack.step_size is None else attack.step_size
+        self.norm = norm_value(self.name, attack.norm)
+        self.random_start = self.norm != 0 if attack.random_start is None else attack.random_start
+        self.frank_wolfe = attack.rule == "steepest" and self.norm not in (0, 1, 2, math.inf)
+        self.rule: ops.Rule = "gradient" if self.frank_wolfe else attack.rule
+        default = StepDecay(4.0) if self.norm == 0 else StepDecay()
+        self.schedule = default if attack.step_size is None else attack.step_size
         self.dtype = compute_dtype(problem.x.dtype)
         self.queries = 0
         self.best = problem.x.to(self.dtype, copy=True)
@@ -225,7 +253,7 @@ class _Search:
     def run(self, report: _Progress) -> None:
         """Attack until all restarts are done or no sample is left."""
         attack = self.attack
-        if self.problem.y is None or (attack.early_stop and attack.random_start):
+        if self.problem.y is None or (attack.early_stop and self.random_start):
             self.meet_clean_samples()
         for restart in range(attack.restarts):
             z = self.start(restart)
@@ -234,15 +262,20 @@ class _Search:
                     break
                 z, grad = self.slope(z, restart, step)
                 if len(z) > 0:
+                    grad, step_size = grad.to(self.dtype), self.step_size(step)
+                    if self.frank_wolfe:
+                        grad, step_size = self.towards_best(z, grad, step_size)
                     ops.pgd_step_(
                         z,
                         self.problem.x.to(self.dtype),
-                        grad.to(self.dtype),
+                        grad,
                         eps=self.problem.of(attack.eps),
-                        step_size=self.step_size(step),
-                        norm=attack.norm,
+                        step_size=step_size,
+                        norm=self.norm,
                         bounds=attack.bounds,
-                        rule=attack.rule,
+                        rule=self.rule,
+                        spread=self.spread(step),
+                        pixels=attack.pixels,
                         best=None if self.better is None else self.best,
                         better=self.better,
                     )
@@ -291,12 +324,12 @@ class _Search:
     def start(self, restart: int) -> Tensor:
         """Iterates to start from, in the compute dtype."""
         x = self.problem.x.to(self.dtype)
-        if restart == 0 and not self.attack.random_start:
+        if restart == 0 and not self.random_start:
             return x.clone()
         return ops.random_in_ball(
             x,
             self.problem.of(self.attack.eps),
-            self.attack.norm,
+            self.norm,
             bounds=self.attack.bounds,
             seed=(self.key, restart),
             ids=self.problem.ids,
@@ -304,11 +337,40 @@ class _Search:
 
     def step_size(self, step: int) -> float | Tensor:
         """The length of this step in the units of x."""
-        if callable(self.schedule):
-            fraction = self.schedule(step, self.attack.steps)
-            check_length(self.name, "step_size", fraction)
-            return self.problem.of(self.attack.eps) * fraction
-        return self.problem.of(self.schedule)
+        if not callable(self.schedule):
+            return self.problem.of(self.schedule)
+        fraction = self.schedule(step, self.attack.steps)
+        check_length(self.name, "step_size", fraction)
+        eps = self.problem.of(self.attack.eps)
+        if self.norm != 0:
+            return eps * fraction
+        low, high = self.attack.bounds or (0.0, 1.0)
+        return eps**0.5 * (high - low) * fraction
+
+    def towards_best(self, z: Tensor, grad: Tensor, step_size: float | Tensor) -> tuple[Tensor, Tensor]:
+        """(move, fraction of it to take): from z to the ball's point that is best for this gradient.
+
+        A step along the steepest direction and the projection after it come to rest where the ball's normal
+        is that direction, and for norms other than 1, 2 and inf this is not where a linear loss is highest.
+        A step towards the highest point is (Frank and Wolfe 1956). The ball's diameter counts as 1, as far as
+        the longest step can go.
+        """
+        eps = torch.as_tensor(self.problem.of(self.attack.eps), dtype=self.dtype, device=z.device)
+        eps = per_row(eps.expand(len(z)), z)
+        step = per_row(torch.as_tensor(step_size, dtype=self.dtype, device=z.device).expand(len(z)), z)
+        move = eps * ops.steepest(grad, self.norm) - (z - self.problem.x.to(self.dtype))
+        usable = (grad != 0).flatten(1).any(1) & grad.flatten(1).isfinite().all(1)
+        fraction = torch.where(eps > 0, 2 * step / torch.where(eps > 0, eps, 1), 0).clamp(max=1)
+        return torch.where(per_row(usable, z), move, 0), fraction.flatten()
+
+    def spread(self, step: int) -> int:
+        """How many elements share this step at least."""
+        if self.norm != 1:
+            return 1
+        spread = SpreadDecay() if self.attack.spread is None else self.attack.spread
+        fraction = spread(step, self.attack.steps) if callable(spread) else spread
+        check_fraction(self.name, "spread", fraction)
+        return max(1, int(fraction * self.problem.x[0].numel()))
 
     def seen(self, z: Tensor) -> Tensor:
         """What the model sees of the iterates: the dtype of x, rounded towards x."""

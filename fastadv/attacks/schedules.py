@@ -42,6 +42,21 @@ class StepDecay:
         return first if 3 * step < 2 * steps else first / 4
 
 
+@dataclass(frozen=True)
+class SpreadDecay:
+    """Steps of norm 1 that many elements share at first, and few at the end.
+
+    Args:
+        first: the fraction of a sample's elements that share the first step.
+    """
+
+    first: float = 0.05
+
+    def __call__(self, step: int, steps: int) -> float:
+        """The fraction of the elements that share `step`."""
+        return self.first * max(0.0, 1 - 2 * step / steps)
+
+
 SampleSchedule = Callable[[int, int], int]
 """schedule(step, steps) -> evaluations of the model, for step in 0 .. steps - 1."""
 

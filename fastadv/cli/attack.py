@@ -33,9 +33,12 @@ def attack(
         str, typer.Option(help="A model's name, or your own factory: module:callable or file.py:callable.")
     ] = "efficientnet_lite0",
     eps: Annotated[
-        str, typer.Option(help="Radius of the ball, for images in [0, 1], as in 2/255.")
+        str,
+        typer.Option(
+            help="Radius of the ball, for images in [0, 1], as in 2/255; for norm 0 a number of elements."
+        ),
     ] = "2/255",
-    norm: Annotated[str, typer.Option(help="The ball's norm: inf or 2.")] = "inf",
+    norm: Annotated[str, typer.Option(help="The ball's norm: inf, 2, 1, 0, or any number from 1.")] = "inf",
     steps: Annotated[int, typer.Option(min=1, help="Steps of each attack.")] = 60,
     target: Annotated[
         str | None,

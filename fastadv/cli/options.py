@@ -11,6 +11,7 @@ import typer
 from torch import nn
 
 import fastadv
+from fastadv._checks import norm_number
 from fastadv.attacks import PGD
 from fastadv.evaluation import Experiment, Goal, Results, count_classes, in_use
 from fastadv.models import ModelError, find_class, load
@@ -121,7 +122,8 @@ def parse_eps(text: str, norm: float) -> float:
     """The radius that `text` means: a number or a fraction, such as "0.01", "2/255" or "0.5/255".
 
     Raises:
-        typer.BadParameter: it is not one, not positive, or in linf as wide as the image's whole range.
+        typer.BadParameter: it is not one, not positive, in linf as wide as the image's whole range, or in l0
+            less than one element.
     """
     numerator, slash, denominator = text.partition("/")
     try:
@@ -135,21 +137,25 @@ def parse_eps(text: str, norm: float) -> float:
         raise typer.BadParameter(
             f"--eps: images lie in [0, 1], so a linf eps of {text} allows anything{hint}"
         )
+    if norm == 0 and eps < 1:
+        raise typer.BadParameter(f"--eps: for norm 0 it counts elements: expected at least 1, got {text!r}")
     return eps
 
 
 def parse_norm(text: str) -> float:
-    """The p of the lp ball that `text` means: "inf", "2", or with a leading l, as in "linf".
+    """The p of the lp ball that `text` means: 0, or 1 to "inf", perhaps with a leading l, as in "l1".
 
     Raises:
         typer.BadParameter: it is none.
     """
     try:
-        norm = float(text.lower().removeprefix("l"))
+        norm = norm_number(float(text.lower().removeprefix("l")))
     except ValueError:
-        norm = math.nan
-    if not norm > 0:
-        raise typer.BadParameter(f"--norm: expected inf or a number such as 2, got {text!r}")
+        norm = None
+    if norm is None:
+        raise typer.BadParameter(
+            f"--norm: expected inf, 2, 1, 0 or another number of at least 1, got {text!r}"
+        )
     return norm
 
 

@@ -104,11 +104,12 @@ def quantize(x_adv: Tensor, x: Tensor, *, eps: float, norm: float = math.inf) ->
     For linf every value goes to the nearest multiple of 1/255 that is within eps of x. For a finite norm
     that freedom is shared: values are rounded away from x from a fraction of a level upwards, the same
     fraction for the whole sample, and it is the smallest that keeps ||q - x|| <= min(eps, ||x_adv - x||).
+    For norm 0 every value goes to the nearest one.
 
     Args:
         x_adv, x: [B, C, H, W] in [0, 1]; x made of multiples of 1/255, as `load_image` returns it.
         eps: the ball's radius, in the units of x.
-        norm: inf, or at least 1.
+        norm: 0, inf, or at least 1.
 
     Returns:
         [B, C, H, W] on the grid, in x's dtype, in [0, 1] and in the ball.
@@ -122,6 +123,8 @@ def quantize(x_adv: Tensor, x: Tensor, *, eps: float, norm: float = math.inf) ->
         # The least excess tolerated is what a float32 cannot tell from eps itself.
         reach = math.floor(eps * LEVELS + 1e-5)
         steps = delta.round().clamp(-reach, reach)
+    elif norm == 0:
+        steps = delta.round()  # what did not change does not
     else:
         steps = _round_within(delta, norm, eps * LEVELS)
     return ((origin + steps).clamp(0, LEVELS) / LEVELS).to(x.dtype)

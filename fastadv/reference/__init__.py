@@ -5,7 +5,7 @@ for float64 samples), norms are accumulated in float64, and results are rounded 
 the ball.
 """
 
-from fastadv.reference._samples import SLACK, round_within
+from fastadv.reference._samples import SLACK, lp_norm, round_within
 from fastadv.reference.kwta import kwta, kwta_mask
 from fastadv.reference.lp import pgd_step, pgd_step_, random_in_ball
 from fastadv.reference.noise import add_noise
@@ -21,6 +21,7 @@ __all__ = [
     "gap_moments",
     "kwta",
     "kwta_mask",
+    "lp_norm",
     "odds_score",
     "pgd_step",
     "pgd_step_",

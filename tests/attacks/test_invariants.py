@@ -17,6 +17,13 @@ ATTACKS = {
     "fgsm-l2": partial(FGSM, eps=0.6, norm=2),
     "pgd": partial(PGD, eps=0.1, steps=6),
     "pgd-l2": partial(PGD, eps=0.5, norm=2, steps=6),
+    "fgsm-l1": partial(FGSM, eps=4, norm=1),
+    "fgsm-l0": partial(FGSM, eps=9, norm=0),
+    "pgd-l1": partial(PGD, eps=4, norm=1, steps=6),
+    "pgd-l1.5": partial(PGD, eps=1.2, norm=1.5, steps=5),
+    "pgd-l7-raw-gradient": partial(PGD, eps=0.2, norm=7, steps=4, step_size=0.1, rule="gradient"),
+    "pgd-l0": partial(PGD, eps=8, norm=0, steps=5),
+    "pgd-l0-pixels": partial(PGD, eps=4, norm=0, pixels=True, steps=4),
     "pgd-restarts": partial(PGD, eps=0.07, steps=3, restarts=3, loss="margin"),
     "pgd-clean-start": partial(PGD, eps=0.1, steps=5, step_size=0.03, random_start=False, loss="dlr"),
     "pgd-raw-gradient": partial(PGD, eps=0.5, norm=2, steps=5, step_size=0.05, rule="gradient"),
@@ -58,8 +65,10 @@ def of_x_itself(inputs, batch):
     return [seen for seen in inputs if len(seen) == batch]
 
 
-def norm_of(delta, norm):
-    return torch.linalg.vector_norm(delta.double().flatten(1), norm, dim=1)
+def norm_of(delta, attack):
+    if attack.pixels:
+        delta = delta.ne(0).any(1, keepdim=True)
+    return torch.linalg.vector_norm(delta.double().flatten(1), attack.norm, dim=1)
 
 
 def assert_in_ball_and_box(attack, x_adv, x, bounds=(0.0, 1.0)):
@@ -72,7 +81,7 @@ def assert_in_ball_and_box(attack, x_adv, x, bounds=(0.0, 1.0)):
     # eps as the compute dtype knows it, and one ulp of the float32 difference.
     wide = torch.float64 if x.dtype == torch.float64 else torch.float32
     eps = torch.as_tensor(attack.eps, dtype=wide).double()
-    assert (norm_of(x_adv.double() - x.double(), attack.norm) <= eps * (1 + 2**-23)).all()
+    assert (norm_of(x_adv.double() - x.double(), attack) <= eps * (1 + 2**-23)).all()
     if attack.norm == math.inf:
         assert (x_adv - x).abs().max() <= attack.eps
 
@@ -88,7 +97,7 @@ def test_1_x_adv_is_in_ball_and_box_in_the_inputs_own_dtype(make, early_stop, dt
     assert all(seen.dtype == dtype for seen in recorder.inputs)
     # Success is a statement about the tensor that comes back.
     assert torch.equal(result.success, model(result.x_adv).argmax(1) != y)
-    exact = norm_of(result.x_adv.double() - x.double(), attack.norm)
+    exact = norm_of(result.x_adv.double() - x.double(), attack)
     assert torch.allclose(result.distance, exact, rtol=2**-23, atol=0)
     assert (~torch.eq(result.x_adv, x)).any()
 
@@ -340,8 +349,8 @@ def test_a_model_that_lets_no_gradient_through_is_refused_unless_gradients_come_
         ({"eps": -1.0}, "eps must be finite and at least 0, got -1.0"),
         ({"eps": math.nan}, "eps must be finite and at least 0, got nan"),
         ({"eps": math.inf}, "eps must be finite and at least 0, got inf"),
-        ({"norm": 1}, "norm must be inf or 2, got 1"),
-        ({"norm": "inf"}, "norm must be inf or 2, got 'inf'"),
+        ({"norm": 0.5}, "norm must be 0, at least 1, inf, or one of 'linf', 'l2', 'l1', 'l0', got 0.5"),
+        ({"norm": "inf"}, "norm must be 0, at least 1, inf, or one of .*, got 'inf'"),
         ({"bounds": (0.0, 1.0, 2.0)}, r"bounds must be \(lower, upper\)"),
         ({"loss": None}, "loss must be a callable or one of"),
         ({"bounds": (1.0, 0.0)}, r"bounds must be \(lower, upper\)"),

@@ -314,4 +314,4 @@ def test_a_gradient_may_be_any_callable_of_model_x_and_objective():
 def test_attacks_compare_and_print_as_values():
     assert PGD(eps=0.1) == PGD(eps=0.1, gradient=Autograd())
     assert PGD(eps=0.1) != PGD(eps=0.2)
-    assert repr(FGSM(eps=0.1)).startswith("FGSM(eps=0.1, norm=inf, loss='ce'")
+    assert repr(FGSM(eps=0.1)).startswith("FGSM(eps=0.1, norm=inf, pixels=False, loss='ce'")

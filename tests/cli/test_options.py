@@ -29,8 +29,9 @@ def test_eps_in_levels_is_taken_for_the_slip_it_is():
 
 def test_norms_go_by_their_number_or_their_name():
     assert [parse_norm(text) for text in ("inf", "linf", "Linf", "2", "l2")] == [math.inf] * 3 + [2, 2]
-    for text in ("two", "-1", "nan", ""):
-        with pytest.raises(typer.BadParameter, match="expected inf or a number such as 2"):
+    assert [parse_norm(text) for text in ("l1", "1", "1.5", "l0", "0")] == [1, 1, 1.5, 0, 0]
+    for text in ("two", "-1", "0.5", "nan", ""):
+        with pytest.raises(typer.BadParameter, match="expected inf, 2, 1, 0 or another number"):
             parse_norm(text)
 
 

@@ -93,7 +93,7 @@ def test_a_place_for_the_best_iterates_that_does_not_fit_is_refused(keep, messag
         (
             lambda: ops.project(torch.zeros(2, 3), 1.0, 0.5),
             ValueError,
-            "project: norm must be 0, or at least",
+            "project: norm must be 0, at least",
         ),
         (
             lambda: ops.project(torch.zeros(2, 3), torch.ones(3), 2),
