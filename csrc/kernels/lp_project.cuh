@@ -24,10 +24,13 @@ struct LpRoots {
   double power[N];  // u^p, or mu u^p where `with_mu`
   double fall[N];   // -d ln u / d ln mu
 
-  static FASTADV_HD bool with_mu(double p) { return p != 1.5 && p != 2.0 && p != 3.0; }
+  /// Where there is no closed form, or where it would underflow.
+  static FASTADV_HD bool with_mu(double p, double log2_eps) {
+    return log2_eps < -200.0 || (p != 1.5 && p != 2.0 && p != 3.0);
+  }
 
-  FASTADV_HD void solve(const double (&a)[N], double p, double log2_mu) {
-    if (with_mu(p)) return solve_any(a, p, log2_mu);
+  FASTADV_HD void solve(const double (&a)[N], double p, double log2_mu, double log2_eps) {
+    if (with_mu(p, log2_eps)) return solve_any(a, p, log2_mu);
     const double mu = exp2_of(log2_mu);
     if (p == 1.5) {  // a quadratic equation in sqrt(u)
       for (int j = 0; j < N; ++j) {
@@ -138,7 +141,7 @@ struct LpProject {
     load_magnitudes(args, row, col, count, state.scale, a, room);
     if (state.phase == newton) {
       LpRoots<N> roots;
-      roots.solve(a, p, state.log2_mu);
+      roots.solve(a, p, state.log2_mu, state.log2_eps);
       for (int j = 0; j < N; ++j) {
         const bool cut = roots.u[j] > room[j];
         values[0][j] = cut ? 0.0 : roots.power[j];
@@ -182,7 +185,7 @@ struct LpProject {
     double a[N], room[N];
     load_magnitudes(args, row, col, count, state.scale, a, room);
     LpRoots<N> roots;
-    roots.solve(a, p, state.log2_mu);
+    roots.solve(a, p, state.log2_mu, state.log2_eps);
     const double back = 1.0 / state.scale;
     for (int j = 0; j < N; ++j) roots.u[j] = (roots.u[j] < room[j] ? roots.u[j] : room[j]) * back;
     write_magnitudes(args, row, col, count, roots.u);
@@ -225,7 +228,7 @@ struct LpProject {
 
   FASTADV_HD void take_step(State& state, const double (&values)[kValues]) const {
     // In units of eps^p.
-    const double unit = p * state.log2_eps + (LpRoots<1>::with_mu(p) ? state.log2_mu : 0.0);
+    const double unit = p * state.log2_eps + (LpRoots<1>::with_mu(p, state.log2_eps) ? state.log2_mu : 0.0);
     const double uncut = values[0] > 0.0 ? exp2_of(log2_of(values[0]) - unit) : 0.0;
     const double total = uncut + values[2];
     const double excess = log2_of(total) / p;  // of log2 ||u||_p over log2 eps

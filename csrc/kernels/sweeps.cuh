@@ -24,7 +24,7 @@ namespace fastadv {
 constexpr int64_t kShortSample = 2048;  // elements that a small block sweeps as fast as a large one
 
 template <class Op, int Threads>
-__global__ void __launch_bounds__(Threads) sweeps_kernel(Op op, int64_t cols) {
+__global__ void __launch_bounds__(Threads, 1) sweeps_kernel(Op op, int64_t cols) {
   constexpr int kWarps = Threads / kWarp;
   FASTADV_SHARED(typename Op::State, shared, 1);
   FASTADV_SHARED(double, of_warp, kWarps* Op::kValues);

@@ -41,7 +41,8 @@ for dtype in ["float32", "float64", "float16", "bfloat16"]:
                 eps = np.array([0.0, 0.5, 9.0], "float64" if dtype == "float64" else "float32")
                 active = np.array([True, False, True])
                 module.pgd_step(dtype, norm, out, a, b, c, 2.0, 0.5, spread=2, channels=3, bounds=(0.0, 1.0))
-                module.pgd_step(dtype, norm, out, a, b, c, eps, eps, active, out.copy(), active, steepest=False)
+                best = out.copy()
+                module.pgd_step(dtype, norm, out, a, b, c, eps, eps, active, best, active, steepest=False)
                 module.project(dtype, norm, out, a, eps)
                 module.project(dtype, norm, out, a, eps, x=b, bounds=(0.0, 1.0))
                 if norm > 0:
