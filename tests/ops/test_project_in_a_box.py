@@ -48,7 +48,7 @@ def test_no_point_of_ball_and_box_is_nearer(part, norm, device, backend):
         shape = u.abs().clamp(min=1e-307) ** (norm - 1)  # 0 is what is less
         first = torch.where(free, u.abs(), 0).argmax(1, keepdim=True)  # where c is known best
         c = gap.abs().gather(1, first) / shape.gather(1, first)
-        y = delta.sign() * torch.where(u == 0, gap.abs().minimum(c * shape), c * shape)
+        y = delta.sign() * torch.where(u.abs() < 1e-307, gap.abs().minimum(c * shape), c * shape)
     rest = gap - y
     over_the_box = torch.where(rest > 0, rest * (1 - x), rest * -x).sum(1)
     highest = over_the_box + eps * norm_of(y, dual(norm))
