@@ -15,6 +15,7 @@ struct L0Project {
   static constexpr int kValues = Greedy::kValues;
   struct State {
     Outcome outcome;
+    double scale;  // a power of two with which squares neither overflow nor vanish; 0 before it is known
     Greedy greedy;
   };
   BallArgs<T, V> args;
@@ -29,25 +30,30 @@ struct L0Project {
   FASTADV_HD bool done(const State& state) const {
     return state.outcome != Outcome::unknown || state.greedy.done();
   }
-  FASTADV_HD bool takes_maxima(const State&) const { return false; }
+  FASTADV_HD bool takes_maxima(const State& state) const { return state.scale == 0.0; }
 
   template <int N>
   FASTADV_HD void visit(const State& state, int64_t row, int64_t col, int64_t count,
                         double (&values)[kValues][N]) const {
     double saved[N], size[N];
-    savings(row, col, count, saved);
+    if (state.scale == 0.0) return largest(row, col, count, values);
+    savings(row, col, count, state.scale, saved);
     for (int j = 0; j < N; ++j) size[j] = 1.0;
     state.greedy.visit(col, saved, size, values);
   }
 
   FASTADV_HD void advance(State& state, const double (&values)[kValues]) const {
-    state.greedy.advance(values, args.pixels());
+    if (state.scale == 0.0) {
+      state.scale = scale_of(values[0]);
+    } else {
+      state.greedy.advance(values, args.pixels());
+    }
   }
 
   template <int N>
   FASTADV_HD void write(const State& state, int64_t row, int64_t col, int64_t count) const {
     double saved[N], size[N], room[N];
-    if (state.outcome == Outcome::unknown) savings(row, col, count, saved);
+    if (state.outcome == Outcome::unknown) savings(row, col, count, state.scale, saved);
     for (int64_t channel = 0; channel < args.channels; ++channel) {
       const int64_t at = col + channel * args.pixels();
       if (state.outcome != Outcome::unknown) {
@@ -65,11 +71,23 @@ struct L0Project {
 
  private:
   template <int N>
-  FASTADV_HD void savings(int64_t row, int64_t col, int64_t count, double (&saved)[N]) const {
+  FASTADV_HD void largest(int64_t row, int64_t col, int64_t count, double (&values)[kValues][N]) const {
+    double size[N], room[N];
+    for (int k = 0; k < kValues; ++k) {
+      for (int j = 0; j < N; ++j) values[k][j] = 0.0;
+    }
+    for (int64_t channel = 0; channel < args.channels; ++channel) {
+      load_magnitudes(args, row, col + channel * args.pixels(), count, 1.0, size, room);
+      for (int j = 0; j < N; ++j) values[0][j] = size[j] > values[0][j] ? size[j] : values[0][j];
+    }
+  }
+
+  template <int N>
+  FASTADV_HD void savings(int64_t row, int64_t col, int64_t count, double scale, double (&saved)[N]) const {
     double size[N], room[N];
     for (int j = 0; j < N; ++j) saved[j] = 0.0;
     for (int64_t channel = 0; channel < args.channels; ++channel) {
-      load_magnitudes(args, row, col + channel * args.pixels(), count, 1.0, size, room);
+      load_magnitudes(args, row, col + channel * args.pixels(), count, scale, size, room);
       for (int j = 0; j < N; ++j) {
         const double cut = size[j] > room[j] ? room[j] : size[j];
         saved[j] += cut * (2.0 * size[j] - cut);
