@@ -11,6 +11,7 @@ NORMS = {"inf": math.inf, "2": 2.0}
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 IMAGES = (64, 3, 224, 224)
 EPS = {"inf": 8 / 255, "2": 3.0}
+LP_EPS = {"1": 2000.0, "1.5": 150.0}
 
 
 def images(dtype: str, device: str) -> tuple[Tensor, Tensor, Tensor]:

@@ -33,6 +33,8 @@ TARGETS = [
     Target("pgd_step linf fp32", "reference", 3.0),
     Target("pgd_step linf fp32", "torch.compile", 1.0),
     Target("pgd_step l2 fp32", "torch.compile", 1.3),
+    Target("project l1 fp32", "sorting", 5.0),
+    Target("project l1.5 fp32", "bisection", 20.0),
     # At most 0.92 and 0.35 of its time.
     Target("PGD-40 tiny CNN", "torchattacks", 1 / 0.92),
     Target("PGD-40 LeNet5 early stop", "torchattacks", 1 / 0.35),

@@ -118,7 +118,19 @@ inline void check_overlap(const char* op, const char* name, const Tensor& input,
 }
 
 inline void check_norm(const char* op, double norm) {
-  require(norm == kInf || norm == 2.0, op, "norm must be inf or 2, got ", norm);
+  require(norm >= 1.0, op, "norm must be in [1, inf], got ", norm);
+}
+inline void check_norm_or_0(const char* op, double norm) {
+  require(norm == 0.0 || norm >= 1.0, op, "norm must be 0 or in [1, inf], got ", norm);
+}
+
+/// Elements of a pixel of [B, C, ...] samples.
+inline int64_t channels_of(const char* op, const Tensor& samples, double norm, bool pixels) {
+  if (!pixels) return 1;
+  require(norm == 0.0, op, "pixels is for norm 0, got norm ", norm);
+  require(samples.dim() >= 3, op, "pixels needs samples [B, C, ...] of at least 3 dimensions, got shape ",
+          shape_of(samples));
+  return samples.size(1);
 }
 
 /// Whether memory holds the rows (a row is the dimensions from `first` on, a sample by default) one after
@@ -140,6 +152,11 @@ inline bool is_flat(const Tensor& tensor, int64_t first = 1) {
     return true;
   };
   return is_dense(first, tensor.dim()) && is_dense(0, first);
+}
+
+/// As is_flat, for an operator that needs the elements of a sample in the order of their indices.
+inline bool is_flat(const Tensor& tensor, bool in_index_order) {
+  return in_index_order ? tensor.is_contiguous() : is_flat(tensor, int64_t{1});
 }
 
 inline bool same_strides(const Tensor& a, const Tensor& b) {

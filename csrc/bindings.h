@@ -11,6 +11,17 @@
 
 namespace fastadv {
 
+/// Whether elements are told apart by their indices, so that memory must have them in that order.
+inline bool ties_by_index(double norm) {
+  return norm <= 1.0;
+}
+
+/// Whether the norm has kernels of its own, which know no box for projections; others share those of
+/// lp_ops.cuh.
+inline bool has_own_kernel(double norm) {
+  return norm == 2.0 || norm == kInf;
+}
+
 /// The tensors and scalars of a PGD step as the schema has them.
 struct PgdStepCall {
   const char* op;
@@ -24,6 +35,8 @@ struct PgdStepCall {
   double upper;
   bool steepest;
   const std::optional<Tensor>& active;
+  int64_t spread;
+  bool pixels;
   const std::optional<Tensor>& best;
   const std::optional<Tensor>& better;
 
@@ -32,7 +45,9 @@ struct PgdStepCall {
     check_bounds(op, lower, upper);
     check_like(op, "x", x, "x_adv", x_adv);
     check_like(op, "grad", grad, "x_adv", x_adv);
-    check_norm(op, norm);
+    check_norm_or_0(op, norm);
+    require(spread == 1 || (spread > 1 && norm == 1.0), op,
+            "spread must be 1, or at least 1 for norm 1, got ", spread, " for norm ", norm);
     require(best.has_value() == better.has_value(), op, "best and better must come together");
     if (best) check_like(op, "best", *best, "x_adv", x_adv);
   }
@@ -65,6 +80,8 @@ struct PgdStepCall {
                               static_cast<C>(lower),
                               static_cast<C>(upper),
                               steepest,
+                              spread,
+                              channels_of(op, out, norm, pixels),
                               batch.rows,
                               batch.cols};
     Kernel::template run<T>(args, norm, out);
@@ -78,15 +95,16 @@ struct PgdStepCall {
 template <class Kernel>
 Tensor pgd_step(const Tensor& x_adv, const Tensor& x, const Tensor& grad, const Tensor& eps,
                 const Tensor& step_size, double norm, double lower, double upper, bool steepest,
-                const std::optional<Tensor>& active) {
+                const std::optional<Tensor>& active, int64_t spread, bool pixels) {
   const std::optional<Tensor> nothing;
-  const PgdStepCall call{"pgd_step", x_adv, x,        grad,   eps,     step_size, norm,
-                         lower,      upper, steepest, active, nothing, nothing};
+  const PgdStepCall call{"pgd_step", x_adv,    x,      grad,   eps,    step_size, norm,   lower,
+                         upper,      steepest, active, spread, pixels, nothing,   nothing};
   call.check();
   Tensor out = torch::stable::empty_like(x_adv);
   dispatch(call.op, "x_adv", x_adv, [&](auto tag) {
     using T = typename decltype(tag)::type;
-    with_flat_output(out, is_flat(out), false, [&](const Tensor& flat) { call.run<T, Kernel>(x_adv, flat); });
+    with_flat_output(out, is_flat(out, ties_by_index(norm)), false,
+                     [&](const Tensor& flat) { call.run<T, Kernel>(x_adv, flat); });
   });
   return out;
 }
@@ -94,30 +112,46 @@ Tensor pgd_step(const Tensor& x_adv, const Tensor& x, const Tensor& grad, const 
 template <class Kernel>
 void pgd_step_(Tensor x_adv, const Tensor& x, const Tensor& grad, const Tensor& eps, const Tensor& step_size,
                double norm, double lower, double upper, bool steepest, const std::optional<Tensor>& active,
-               const std::optional<Tensor>& best, const std::optional<Tensor>& better) {
-  const PgdStepCall call{"pgd_step_", x_adv, x,        grad,   eps,  step_size, norm,
-                         lower,       upper, steepest, active, best, better};
+               int64_t spread, bool pixels, const std::optional<Tensor>& best,
+               const std::optional<Tensor>& better) {
+  const PgdStepCall call{"pgd_step_", x_adv,    x,      grad,   eps,    step_size, norm,  lower,
+                         upper,       steepest, active, spread, pixels, best,      better};
   call.check();
   dispatch(call.op, "x_adv", x_adv, [&](auto tag) {
     using T = typename decltype(tag)::type;
-    with_flat_output(x_adv, is_flat(x_adv), true,
+    with_flat_output(x_adv, is_flat(x_adv, ties_by_index(norm)), true,
                      [&](const Tensor& flat) { call.run<T, Kernel>(flat, flat); });
   });
 }
 
 template <class Kernel>
-Tensor project(const Tensor& delta, const Tensor& eps, double norm) {
+Tensor project(const Tensor& delta, const Tensor& eps, double norm, const std::optional<Tensor>& x,
+               std::optional<double> least, std::optional<double> most, bool pixels) {
   const char* op = "project";
-  check_norm(op, norm);
+  const double lower = least.value_or(-kInf), upper = most.value_or(kInf);
+  check_norm_or_0(op, norm);
+  check_bounds(op, lower, upper);
+  if (x) check_like(op, "x", *x, "delta", delta);
   Tensor out = torch::stable::empty_like(delta);
   dispatch(op, "delta", delta, [&](auto tag) {
     using T = typename decltype(tag)::type;
+    using C = Compute<T>;
     const Batch batch = batch_of(op, "delta", delta);
-    const auto eps_of = per_sample<Compute<T>>(op, "eps", eps, delta);
-    with_flat_output(out, is_flat(out), false, [&](const Tensor& flat) {
+    const auto eps_of = per_sample<C>(op, "eps", eps, delta);
+    const int64_t channels = channels_of(op, delta, norm, pixels);
+    with_flat_output(out, is_flat(out, ties_by_index(norm)), false, [&](const Tensor& flat) {
       if (flat.numel() == 0) return;
       const Tensor from = arranged_like(delta, flat);
-      const ProjectArgs<T> args{write_ptr<T>(flat), read_ptr<T>(from), eps_of, batch.rows, batch.cols};
+      const Tensor centre = x ? arranged_like(*x, flat) : from;
+      const ProjectArgs<T> args{write_ptr<T>(flat),
+                                read_ptr<T>(from),
+                                eps_of,
+                                x ? read_ptr<T>(centre) : nullptr,
+                                static_cast<C>(lower),
+                                static_cast<C>(upper),
+                                channels,
+                                batch.rows,
+                                batch.cols};
       Kernel::template run<T>(args, norm, flat);
     });
   });
@@ -132,7 +166,7 @@ Tensor steepest(const Tensor& grad, double norm) {
   dispatch(op, "grad", grad, [&](auto tag) {
     using T = typename decltype(tag)::type;
     const Batch batch = batch_of(op, "grad", grad);
-    with_flat_output(out, is_flat(out), false, [&](const Tensor& flat) {
+    with_flat_output(out, is_flat(out, ties_by_index(norm)), false, [&](const Tensor& flat) {
       if (flat.numel() == 0) return;
       const Tensor from = arranged_like(grad, flat);
       const SteepestArgs<T> args{write_ptr<T>(flat), read_ptr<T>(from), batch.rows, batch.cols};

@@ -2,7 +2,9 @@
 // fastadv/_registration; documentation: fastadv/ops.
 //
 // eps and step_size are tensors of shape [] or [B] in the compute dtype (float32, or float64 for
-// float64 samples); lower and upper are -inf and inf for no bounds; seed is int64 (key, offset).
+// float64 samples); lower and upper are -inf and inf (or None) for no bounds; seed is int64 (key, offset).
+// norm is in [1, inf], or 0 for project and pgd_step: then eps counts elements, or with `pixels` pixels of
+// [B, C, ...].
 //
 // kwta returns its output and int32 words [rows, ceil(cols / 32)] whose bits say which elements won, in the
 // order of the output's memory, or of contiguous memory for ties="lowest_index" and where rows are not
@@ -14,13 +16,15 @@
 STABLE_TORCH_LIBRARY(fastadv, m) {
   m.def(
       "pgd_step(Tensor x_adv, Tensor x, Tensor grad, Tensor eps, Tensor step_size, float norm, float lower, "
-      "float upper, bool steepest=True, Tensor? active=None) -> Tensor");
+      "float upper, bool steepest=True, Tensor? active=None, int spread=1, bool pixels=False) -> Tensor");
   m.def(
       "pgd_step_(Tensor(a!) x_adv, Tensor x, Tensor grad, Tensor eps, Tensor step_size, float norm, float "
       "lower, "
-      "float upper, bool steepest=True, Tensor? active=None, Tensor(b!)? best=None, Tensor? better=None) -> "
-      "()");
-  m.def("project(Tensor delta, Tensor eps, float norm) -> Tensor");
+      "float upper, bool steepest=True, Tensor? active=None, int spread=1, bool pixels=False, Tensor(b!)? "
+      "best=None, Tensor? better=None) -> ()");
+  m.def(
+      "project(Tensor delta, Tensor eps, float norm, Tensor? x=None, float? lower=None, float? upper=None, "
+      "bool pixels=False) -> Tensor");
   m.def("steepest(Tensor grad, float norm) -> Tensor");
   m.def(
       "random_in_ball(Tensor x, Tensor eps, float norm, float lower, float upper, Tensor seed, "

@@ -1,6 +1,8 @@
+#include <memory>
+
 #include "bindings.h"
-#include "cpu/rows.h"
-#include "kernels/lp.cuh"
+#include "cpu/sweeps.h"
+#include "kernels/lp_ops.cuh"
 
 namespace fastadv {
 namespace {
@@ -57,6 +59,7 @@ struct Kernel {
   template <class T>
   static void run(const PgdStepArgs<T>& args, double norm, const Tensor&) {
     const Batch batch{args.rows, args.cols};
+    if (!has_own_kernel(norm)) return lp(args, norm);
     if (norm == kInf) {
       for_each_piece(batch, [&](int64_t row, int64_t first, int64_t last) { linf(args, row, first, last); });
       return;
@@ -73,6 +76,19 @@ struct Kernel {
   }
 
  private:
+  /// A sample after the other moves to memory of its thread, and is projected from there while that is in
+  /// cache.
+  template <class T>
+  static void lp(const PgdStepArgs<T>& args, double norm) {
+    for_each_sample({args.rows, args.cols}, [&](int64_t first, int64_t last) {
+      const std::unique_ptr<double[]> moved(new double[static_cast<size_t>(args.cols)]);
+      for (int64_t row = first; row < last; ++row) {
+        with_pgd_step(args, norm, moved.get(), 0,
+                      [&](const auto& op, int64_t length) { sweep_row(op, row, length); });
+      }
+    });
+  }
+
   /// Leaves the iterate where the best ones are kept, before it moves.
   template <class T>
   static void keep(const PgdStepArgs<T>& args, int64_t at, int64_t row, int64_t count) {

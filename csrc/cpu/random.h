@@ -11,24 +11,6 @@ namespace fastadv {
 constexpr int64_t kQuads = 64;  // Philox blocks at a time
 constexpr int64_t kDrawn = 4 * kQuads;
 
-/// The words of blocks first .. first + quads - 1, each of the four in an array of its own.
-FASTADV_HD void draw_words(Seed seed, int64_t id, uint32_t first, int64_t quads,
-                           uint32_t (&words)[4][kQuads]) {
-  for (int64_t q = 0; q < quads; ++q) {
-    const Philox4 counter = counter_of(seed, id, first + static_cast<uint32_t>(q));
-    for (int w = 0; w < 4; ++w) words[w][q] = counter.word[w];
-  }
-  auto key0 = static_cast<uint32_t>(seed.key), key1 = static_cast<uint32_t>(seed.key >> 32);
-  for (int round = 0; round < kPhiloxRounds; ++round) {
-    for (int64_t q = 0; q < quads; ++q) {
-      const Philox4 next = philox_round({{words[0][q], words[1][q], words[2][q], words[3][q]}}, key0, key1);
-      for (int w = 0; w < 4; ++w) words[w][q] = next.word[w];
-    }
-    key0 += kWeyl0;
-    key1 += kWeyl1;
-  }
-}
-
 /// Uniform numbers on (-1, 1) for the elements of blocks first .. first + quads - 1 of sample `id`.
 struct DrawUniforms {
   FASTADV_HD static void run(Seed seed, int64_t id, uint32_t first, int64_t quads, float* out) {

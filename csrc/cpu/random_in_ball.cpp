@@ -1,7 +1,7 @@
 #include "bindings.h"
 #include "cpu/random.h"
-#include "cpu/rows.h"
-#include "kernels/lp.cuh"
+#include "cpu/sweeps.h"
+#include "kernels/lp_random_in_ball.cuh"
 
 namespace fastadv {
 namespace {
@@ -32,6 +32,7 @@ struct L2PlaceSpan {
 struct Kernel {
   template <class T>
   static void run(const RandomInBallArgs<T>& args, double norm, const Tensor&) {
+    if (!has_own_kernel(norm)) return sweep_rows(LpRandomInBall<T>{args, norm}, {args.rows, args.cols});
     norm == kInf ? linf(args) : l2(args);
   }
 

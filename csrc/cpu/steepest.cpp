@@ -1,6 +1,6 @@
 #include "bindings.h"
-#include "cpu/rows.h"
-#include "kernels/lp.cuh"
+#include "cpu/sweeps.h"
+#include "kernels/lp_ops.cuh"
 
 namespace fastadv {
 namespace {
@@ -25,6 +25,10 @@ struct Kernel {
   template <class T>
   static void run(const SteepestArgs<T>& args, double norm, const Tensor&) {
     const Batch batch{args.rows, args.cols};
+    if (!has_own_kernel(norm)) {
+      return with_steepest(args, norm,
+                           [&](const auto& op, int64_t length) { sweep_rows(op, {args.rows, length}); });
+    }
     if (norm == kInf) {
       for_each_piece(batch, [&](int64_t row, int64_t first, int64_t last) {
         const int64_t at = row * args.cols + first;

@@ -9,7 +9,10 @@ struct Kernel {
   template <class T>
   static void run(const PgdStepArgs<T>& args, double norm, const Tensor& out) {
     const OnDevice device(out);
-    if (norm == kInf) {
+    if (!has_own_kernel(norm)) {
+      const Scratch scratch(out, args.rows * args.cols);
+      launch_lp_pgd_step(args, norm, scratch.data(), device.stream());
+    } else if (norm == kInf) {
       launch_linf_pgd_step(args, device.stream());
     } else {
       const Scratch scratch(out, scratch_doubles<L2PgdStep<T>>(args.rows, args.cols));

@@ -9,7 +9,9 @@ struct Kernel {
   template <class T>
   static void run(const ProjectArgs<T>& args, double norm, const Tensor& out) {
     const OnDevice device(out);
-    if (norm == kInf) {
+    if (!has_own_kernel(norm) || args.x != nullptr) {
+      launch_lp_project(args, norm, device.stream());
+    } else if (norm == kInf) {
       launch_linf_project(args, device.stream());
     } else {
       const Scratch scratch(out, scratch_doubles<L2Project<T>>(args.rows, args.cols));

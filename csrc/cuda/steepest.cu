@@ -9,7 +9,9 @@ struct Kernel {
   template <class T>
   static void run(const SteepestArgs<T>& args, double norm, const Tensor& out) {
     const OnDevice device(out);
-    if (norm == kInf) {
+    if (!has_own_kernel(norm)) {
+      launch_lp_steepest(args, norm, device.stream());
+    } else if (norm == kInf) {
       launch_linf_steepest(args, device.stream());
     } else {
       const Scratch scratch(out, scratch_doubles<L2Steepest<T>>(args.rows, args.cols));

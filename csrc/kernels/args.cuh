@@ -20,6 +20,8 @@ struct PgdStepArgs {
   C lower;
   C upper;
   bool steepest;
+  int64_t spread;    // l1: elements that share a step at least
+  int64_t channels;  // l0: elements of a pixel, cols / channels apart
   int64_t rows;
   int64_t cols;
 
@@ -32,6 +34,10 @@ struct ProjectArgs {
   T* out;
   const T* delta;
   PerSample<C> eps;
+  const T* x;  // null: no box
+  C lower;
+  C upper;
+  int64_t channels;  // l0: elements of a pixel, cols / channels apart
   int64_t rows;
   int64_t cols;
 };

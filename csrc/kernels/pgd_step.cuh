@@ -5,12 +5,16 @@
 // l2.   Bytes per element: 3 reads for the sums, 3 reads and 1 write for the step (28 in fp32, of which 12
 //       come from cache where the sample is short). Floor: 16, if a sample stayed on chip. Limit: memory
 //       bandwidth. Deterministic: see row_reduce.cuh.
+// Other norms: a launch moves each sample to scratch memory, a launch projects it from there on ball and box;
+//       see lp_direction.cuh and project.cuh.
 #pragma once
 
 #include "args.cuh"
 #include "elementwise.cuh"
 #include "lp.cuh"
+#include "lp_ops.cuh"
 #include "row_reduce.cuh"
+#include "sweeps.cuh"
 
 namespace fastadv {
 
@@ -133,6 +137,14 @@ inline void launch_linf_pgd_step(const PgdStepArgs<T>& args, cudaStream_t stream
 template <class T>
 inline void launch_l2_pgd_step(const PgdStepArgs<T>& args, double* scratch, cudaStream_t stream) {
   launch_rows(L2PgdStep<T>{args, shift_of(args)}, args.rows, args.cols, scratch, stream);
+}
+
+/// `scratch` holds rows * cols doubles.
+template <class T>
+inline void launch_lp_pgd_step(const PgdStepArgs<T>& args, double norm, double* scratch,
+                               cudaStream_t stream) {
+  with_pgd_step(args, norm, scratch, args.cols,
+                [&](const auto& op, int64_t length) { launch_sweeps(op, args.rows, length, stream); });
 }
 
 }  // namespace fastadv

@@ -1,14 +1,18 @@
-// The Euclidean projection of each sample on the ball of radius eps around 0.
+// The Euclidean projection of each sample on the ball of radius eps around 0, and perhaps a box.
 //
 // linf. Bytes per element: 1 read and 1 write (8 in fp32). Floor: that. Limit: memory bandwidth.
 // l2.   Bytes per element: 1 read for the norm, 1 read and 1 write to rescale (12 in fp32). Floor: 8.
-// Deterministic: linf has no sums; for l2 see row_reduce.cuh.
+// Other norms, and all of them in a box: a read for each sweep, from the L2 cache but for the first, and a
+// write; see l0_project.cuh, l1_project.cuh and lp_project.cuh. Limit: the arithmetic in double.
+// Deterministic: linf has no sums; for l2 see row_reduce.cuh, for others sweeps.cuh.
 #pragma once
 
 #include "args.cuh"
 #include "elementwise.cuh"
 #include "lp.cuh"
+#include "lp_ops.cuh"
 #include "row_reduce.cuh"
+#include "sweeps.cuh"
 
 namespace fastadv {
 
@@ -79,6 +83,12 @@ inline void launch_linf_project(const ProjectArgs<T>& args, cudaStream_t stream)
 template <class T>
 inline void launch_l2_project(const ProjectArgs<T>& args, double* scratch, cudaStream_t stream) {
   launch_rows(L2Project<T>{args, common_shift(args.out, args.delta)}, args.rows, args.cols, scratch, stream);
+}
+
+template <class T>
+inline void launch_lp_project(const ProjectArgs<T>& args, double norm, cudaStream_t stream) {
+  with_projection(args, norm,
+                  [&](const auto& op, int64_t length) { launch_sweeps(op, args.rows, length, stream); });
 }
 
 }  // namespace fastadv

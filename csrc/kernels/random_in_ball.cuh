@@ -4,14 +4,17 @@
 // eps * u^(1/d), which makes the volume uniform.
 // Bytes per element: 1 read and 1 write (8 in fp32). Limit: linf memory; l2 the arithmetic of drawing
 // the normals twice, once for their norm and once to use them, which beats storing them.
+// Other norms: see lp_random_in_ball.cuh.
 // Deterministic: counter-based numbers (philox.cuh), sums as in row_reduce.cuh.
 #pragma once
 
 #include "args.cuh"
 #include "elementwise.cuh"
 #include "lp.cuh"
+#include "lp_random_in_ball.cuh"
 #include "normal.cuh"
 #include "row_reduce.cuh"
+#include "sweeps.cuh"
 
 namespace fastadv {
 
@@ -88,6 +91,11 @@ inline void launch_linf_random_in_ball(const RandomInBallArgs<T>& args, cudaStre
 template <class T>
 inline void launch_l2_random_in_ball(const RandomInBallArgs<T>& args, double* scratch, cudaStream_t stream) {
   launch_rows(L2RandomInBall<T>{args, kUnaligned}, args.rows, args.quads(), scratch, stream);
+}
+
+template <class T>
+inline void launch_lp_random_in_ball(const RandomInBallArgs<T>& args, double norm, cudaStream_t stream) {
+  launch_sweeps(LpRandomInBall<T>{args, norm}, args.rows, args.cols, stream);
 }
 
 }  // namespace fastadv

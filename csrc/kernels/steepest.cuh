@@ -2,13 +2,16 @@
 //
 // linf. Bytes per element: 1 read and 1 write (8 in fp32). Floor: that. Limit: memory bandwidth.
 // l2.   Bytes per element: 1 read for the norm, 1 read and 1 write to rescale (12 in fp32). Floor: 8.
-// Deterministic: linf has no sums; for l2 see row_reduce.cuh.
+// Other norms: 2 reads to know the direction, 1 read and 1 write; see lp_direction.cuh.
+// Deterministic: linf has no sums; for l2 see row_reduce.cuh, for others sweeps.cuh.
 #pragma once
 
 #include "args.cuh"
 #include "elementwise.cuh"
 #include "lp.cuh"
+#include "lp_ops.cuh"
 #include "row_reduce.cuh"
+#include "sweeps.cuh"
 
 namespace fastadv {
 
@@ -71,6 +74,12 @@ inline void launch_linf_steepest(const SteepestArgs<T>& args, cudaStream_t strea
 template <class T>
 inline void launch_l2_steepest(const SteepestArgs<T>& args, double* scratch, cudaStream_t stream) {
   launch_rows(L2Steepest<T>{args, common_shift(args.out, args.grad)}, args.rows, args.cols, scratch, stream);
+}
+
+template <class T>
+inline void launch_lp_steepest(const SteepestArgs<T>& args, double norm, cudaStream_t stream) {
+  with_steepest(args, norm,
+                [&](const auto& op, int64_t length) { launch_sweeps(op, args.rows, length, stream); });
 }
 
 }  // namespace fastadv

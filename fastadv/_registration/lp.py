@@ -111,15 +111,9 @@ def _steepest_backward(ctx: Any, upstream: Tensor) -> tuple[Tensor, None]:
     return steepest_derivative(upstream, grad, ctx.norm), None
 
 
-def _fake_step_in_place(*args: Any) -> None:
-    """That of the schema whose best and better follow upon active."""
-    kept = dict(zip(("best", "better"), args[10:], strict=False))
-    _fake_step("pgd_step_", *args[:10], **kept)
-
-
 FAKES: Fakes = {
     "pgd_step": partial(_fake_step, "pgd_step"),
-    "pgd_step_": _fake_step_in_place,
+    "pgd_step_": lambda *args, **kwargs: (_fake_step("pgd_step_", *args, **kwargs), None)[1],
     "project": _fake_project,
     "steepest": _fake_steepest,
     "random_in_ball": _fake_random_in_ball,

@@ -62,8 +62,8 @@ def pgd_step(
     args = _step_arguments(
         "pgd_step", x_adv, x, grad, eps, step_size, norm, bounds, rule, active, spread, pixels
     )
-    if is_native(x_adv) and has_kernel(args[5]):
-        return torch.ops.fastadv.pgd_step.default(*args[:10])
+    if is_native(x_adv):
+        return torch.ops.fastadv.pgd_step.default(*args)
     return in_format_of(x_adv, _reference_step("pgd_step", *args))
 
 
@@ -93,8 +93,8 @@ def pgd_step_(
     args = _step_arguments(
         "pgd_step_", x_adv, x, grad, eps, step_size, norm, bounds, rule, active, spread, pixels
     )
-    if is_native(x_adv) and has_kernel(args[5]):
-        torch.ops.fastadv.pgd_step_.default(*args[:10], best=best, better=better)
+    if is_native(x_adv):
+        torch.ops.fastadv.pgd_step_.default(*args, best, better)
         if not torch.compiler.is_compiling():
             torch.autograd.graph.increment_version(x_adv)  # who saved x_adv for backward gets an error
         return x_adv
@@ -138,8 +138,8 @@ def project(
     lower, upper = _checks.interval("project", bounds)
     _checks.pixels("project", delta, norm, pixels)
     eps = per_sample("project", "eps", eps, delta)
-    if is_native(delta) and has_kernel(norm) and x is None:
-        return torch.ops.fastadv.project.default(delta, eps, norm)
+    if is_native(delta):
+        return torch.ops.fastadv.project.default(delta, eps, norm, x, lower, upper, pixels)
     _checks.scalar_or_per_sample("project", "eps", eps, delta)
     if x is not None:
         _checks.like("project", "x", x, "delta", delta)
@@ -165,7 +165,7 @@ def steepest(grad: Tensor, norm: Norm) -> Tensor:
     norm = _checks.norm_value("steepest", norm, zero=False)
     _checks.samples("steepest", "grad", grad)
     _checks.no_forward_mode("steepest", grad)
-    if is_native(grad) and has_kernel(norm):
+    if is_native(grad):
         return torch.ops.fastadv.steepest.default(grad, norm)
     return in_format_of(grad, reference.steepest(grad, norm))
 
@@ -203,18 +203,13 @@ def random_in_ball(
     eps = per_sample("random_in_ball", "eps", eps, x)
     if not isinstance(seed, Tensor):
         seed = seed_tensor("random_in_ball", seed, x.device)
-    if is_native(x) and has_kernel(norm):
+    if is_native(x):
         return torch.ops.fastadv.random_in_ball.default(x, eps, norm, lower, upper, seed, ids)
     _checks.scalar_or_per_sample("random_in_ball", "eps", eps, x)
     _checks.seed_tensor("random_in_ball", seed, x)
     if ids is not None:
         _checks.one_per_sample("random_in_ball", "ids", ids, x, torch.int64)
     return in_format_of(x, reference.random_in_ball(x, eps, norm, bounds=(lower, upper), seed=seed, ids=ids))
-
-
-def has_kernel(norm: float) -> bool:
-    """Whether there are native kernels for this norm; the reference does the others, and boxes."""
-    return norm in (2, math.inf)
 
 
 _StepArguments = tuple[

@@ -98,24 +98,27 @@ PYBIND11_MODULE(kernel_module, m) {
       [](const std::string& dtype, double norm, py::array out, const py::array& x_adv, const py::array& x,
          const py::array& grad, const PerSample& eps, const PerSample& step_size,
          const std::optional<Bools>& active, std::optional<py::array> best,
-         const std::optional<Bools>& better, std::pair<double, double> bounds, bool steepest) {
+         const std::optional<Bools>& better, std::pair<double, double> bounds, bool steepest, int64_t spread,
+         int64_t channels) {
         const Samples samples(dtype, out);
         pgd_step(samples.dtype(), norm, samples.write(out), samples.read(x_adv), samples.read(x),
                  samples.read(grad), samples.per_sample(eps), samples.per_sample(step_size),
                  data_or_null(active), best ? samples.write(*best) : nullptr, data_or_null(better),
-                 {bounds.first, bounds.second}, steepest, samples.shape());
+                 {bounds.first, bounds.second}, steepest, spread, channels, samples.shape());
       },
       arg("dtype"), arg("norm"), arg("out"), arg("x_adv"), arg("x"), arg("grad"), arg("eps"),
       arg("step_size"), arg("active") = py::none(), arg("best") = py::none(), arg("better") = py::none(),
-      arg("bounds") = infinite(), arg("steepest") = true);
+      arg("bounds") = infinite(), arg("steepest") = true, arg("spread") = 1, arg("channels") = 1);
   m.def(
       "project",
-      [](const std::string& dtype, double norm, py::array out, const py::array& delta, const PerSample& eps) {
+      [](const std::string& dtype, double norm, py::array out, const py::array& delta, const PerSample& eps,
+         const std::optional<py::array>& x, std::pair<double, double> bounds, int64_t channels) {
         const Samples samples(dtype, out);
         project(samples.dtype(), norm, samples.write(out), samples.read(delta), samples.per_sample(eps),
-                samples.shape());
+                x ? samples.read(*x) : nullptr, {bounds.first, bounds.second}, channels, samples.shape());
       },
-      arg("dtype"), arg("norm"), arg("out"), arg("delta"), arg("eps"));
+      arg("dtype"), arg("norm"), arg("out"), arg("delta"), arg("eps"), arg("x") = py::none(),
+      arg("bounds") = infinite(), arg("channels") = 1);
   m.def(
       "steepest",
       [](const std::string& dtype, double norm, py::array out, const py::array& grad) {

@@ -33,8 +33,10 @@ struct DeviceLimits {
 
 void pgd_step(Dtype dtype, double norm, void* out, const void* x_adv, const void* x, const void* grad,
               Values eps, Values step_size, const bool* active, void* best, const bool* better, Bounds bounds,
-              bool steepest, Shape shape);
-void project(Dtype dtype, double norm, void* out, const void* delta, Values eps, Shape shape);
+              bool steepest, int64_t spread, int64_t channels, Shape shape);
+// x is null for no box.
+void project(Dtype dtype, double norm, void* out, const void* delta, Values eps, const void* x, Bounds bounds,
+             int64_t channels, Shape shape);
 void steepest(Dtype dtype, double norm, void* out, const void* grad, Shape shape);
 void random_in_ball(Dtype dtype, double norm, void* out, const void* x, Values eps, const int64_t* ids,
                     const int64_t* seed, Bounds bounds, Shape shape);

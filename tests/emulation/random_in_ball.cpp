@@ -17,6 +17,7 @@ void random_in_ball(Dtype dtype, double norm, void* out, const void* x, Values e
         .rows = shape.rows,
         .cols = shape.cols,
     };
+    if (norm != 2 && !std::isinf(norm)) return fastadv::launch_lp_random_in_ball(args, norm, nullptr);
     if (std::isinf(norm)) return fastadv::launch_linf_random_in_ball(args, nullptr);
     auto scratch = poisoned(fastadv::scratch_doubles<fastadv::L2RandomInBall<T>>(shape.rows, args.quads()));
     fastadv::launch_l2_random_in_ball(args, scratch.data(), nullptr);

@@ -10,6 +10,7 @@ void steepest(Dtype dtype, double norm, void* out, const void* grad, Shape shape
         .rows = shape.rows,
         .cols = shape.cols,
     };
+    if (norm != 2 && !std::isinf(norm)) return fastadv::launch_lp_steepest(args, norm, nullptr);
     if (std::isinf(norm)) return fastadv::launch_linf_steepest(args, nullptr);
     auto scratch = poisoned(fastadv::scratch_doubles<fastadv::L2Steepest<T>>(shape.rows, shape.cols));
     fastadv::launch_l2_steepest(args, scratch.data(), nullptr);

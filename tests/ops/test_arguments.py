@@ -134,7 +134,7 @@ def test_an_operator_refuses(call, error, message, backend):
     [
         ({0: torch.tensor(1.0)}, "x_adv must have a batch dimension, got a scalar"),
         ({0: torch.zeros(3, 4).long(), 1: torch.zeros(3, 4).long(), 2: torch.zeros(3, 4).long()}, "got Long"),
-        ({5: 3.0}, "norm must be inf or 2, got 3"),
+        ({5: 0.5}, r"norm must be 0 or in \[1, inf\], got 0.5"),
         ({6: 1.0, 7: 0.0}, "lower must be less than upper, got 1 and 0"),
         ({3: torch.tensor(0.1, dtype=torch.float64)}, "eps must be float32"),
     ],

@@ -28,7 +28,7 @@ def calls(dtype, device, norm, requires_grad=False):
     yield library.pgd_step, (x_adv, x, grad, scalar, scalar, norm, 0.0, 1.0)
     yield library.pgd_step, (x_adv.to(memory_format=last), x, grad, each, each, norm, 0.0, 1.0, False, active)
     yield library.pgd_step_, (x_adv.clone(), x, grad, scalar, each, norm, -math.inf, math.inf)
-    keep = (True, active, torch.zeros_like(x), ~active)
+    keep = (True, active, 1, False, torch.zeros_like(x), ~active)
     yield library.pgd_step_, (x_adv.clone(), x, grad, scalar, each, norm, 0.0, 1.0, *keep)
     yield library.project, (grad, each, norm)
     yield library.project, (grad.to(memory_format=last), scalar, norm)

@@ -1,0 +1,249 @@
+// The projection on the lp ball for 1 < p < inf, on the ball and a box for p = inf too.
+//
+// The nearest u to a >= 0 with ||u||_p = eps has u + mu u^(p-1) = a in every element, one mu >= 0 for the
+// whole sample; in the box that u is cut at the element's room, because the problem is separable and convex
+// for every mu. ||u(mu)||_p falls as mu grows, so mu is found by Newton's method in log mu and log ||u||_p,
+// in which the function is concave where elements are alike, kept in a bracket. By duality
+//   mu = ||a - u||_q / eps^(p-1),   1/p + 1/q = 1,
+// which bounds mu by its value for u = 0; the triangle inequality bounds it below, because no element loses
+// more than mu max(a)^(p-1); and (1 - eps / ||a||_p) ||a||_q / eps^(p-1) is mu itself where all magnitudes
+// are equal: the first guess.
+//
+// Sweeps per sample: two for the norms, some five for mu, and one that writes.
+#pragma once
+
+#include "ball.cuh"
+
+namespace fastadv {
+
+/// u with u + mu u^(p-1) = a for a >= 0, and how it moves with mu. All are for magnitudes scaled by a power
+/// of two, so that the largest is in [1, 2).
+template <int N>
+struct LpRoots {
+  double u[N];
+  double power[N];  // u^p, or mu u^p where `with_mu`
+  double fall[N];   // -d ln u / d ln mu
+
+  /// Where there is no closed form, or where it would underflow.
+  static FASTADV_HD bool with_mu(double p, double log2_eps) {
+    return log2_eps < -200.0 || (p != 1.5 && p != 2.0 && p != 3.0);
+  }
+
+  FASTADV_HD void solve(const double (&a)[N], double p, double log2_mu, double log2_eps) {
+    if (with_mu(p, log2_eps)) return solve_any(a, p, log2_mu);
+    const double mu = exp2_of(log2_mu);
+    if (p == 1.5) {  // a quadratic equation in sqrt(u)
+      for (int j = 0; j < N; ++j) {
+        const double root = std::sqrt(mu * mu + 4.0 * a[j]);
+        const double inverse = 1.0 / (root * (mu + root));
+        const double t = 2.0 * a[j] * root * inverse;
+        u[j] = t * t;
+        power[j] = t * t * t;
+        fall[j] = 2.0 * mu * ((mu + root) * inverse);
+      }
+    } else if (p == 2.0) {
+      for (int j = 0; j < N; ++j) {
+        u[j] = a[j] / (1.0 + mu);
+        power[j] = u[j] * u[j];
+        fall[j] = mu / (1.0 + mu);
+      }
+    } else {  // p = 3, a quadratic equation in u
+      for (int j = 0; j < N; ++j) {
+        const double root = std::sqrt(1.0 + 4.0 * mu * a[j]);
+        const double inverse = 1.0 / (root * (1.0 + root));
+        u[j] = 2.0 * a[j] * root * inverse;
+        power[j] = u[j] * u[j] * u[j];
+        fall[j] = mu * u[j] * ((1.0 + root) * inverse);
+      }
+    }
+  }
+
+ private:
+  /// With u = a r: r + w = 1, where w = mu a^(p-2) r^(p-1). Newton's method in ln r, in which r + w is
+  /// convex, from where the larger of the two is 1: it comes down to the root and never passes it, and a step
+  /// moves neither ln r nor ln w by more than 1.
+  FASTADV_HD void solve_any(const double (&a)[N], double p, double log2_mu) {
+    constexpr double kLog2E = 0x1.71547652b82fep+0, kNear = 0x1p-30;
+    const double power_of_r = p - 1.0;
+    double r[N], w[N];
+    for (int j = 0; j < N; ++j) {
+      const double z = log2_mu + (p - 2.0) * log2_of(a[j]);
+      r[j] = exp2_of(z > 0.0 ? -z / power_of_r : 0.0);
+      w[j] = exp2_of(z < 0.0 ? z : 0.0);
+    }
+    const auto step = [&](int j, double least) {
+      const double excess = r[j] + w[j] - 1.0;
+      const double down = excess > least ? excess / (r[j] + power_of_r * w[j]) * kLog2E : 0.0;
+      r[j] *= exp2_of(-down);
+      w[j] *= exp2_of(-down * power_of_r);
+      return excess > least;
+    };
+    constexpr int kMost = 100;
+    for (int steps = 0; steps < kMost; ++steps) {
+      int moving = 0;
+      for (int j = 0; j < N; ++j) moving += step(j, kNear);
+      if (moving == 0) break;
+    }
+    for (int j = 0; j < N; ++j) {
+      step(j, 0.0);  // doubles the digits
+      u[j] = a[j] * r[j];
+      power[j] = a[j] * a[j] * (r[j] * w[j]);
+      fall[j] = w[j] / (r[j] + power_of_r * w[j]);
+    }
+  }
+};
+
+template <class T, class V>
+struct LpProject {
+  static constexpr int kValues = 3;
+  static constexpr int kMostSweeps = 150;
+  enum Phase { largest, norms, newton };
+  struct State {
+    Outcome outcome;
+    Phase phase;
+    double limit;  // of a magnitude, where it is bounded
+    double scale;
+    double a_max;    // the largest magnitude, scaled
+    double cut_max;  // the same in the box
+    double eps;      // scaled, less the slack
+    double log2_eps;
+    double log2_mu;
+    double low;  // what log2_mu is above and below
+    double high;
+    int sweeps;
+  };
+  BallArgs<T, V> args;
+  double p;
+  static constexpr bool kPrecise = sizeof(Compute<T>) == sizeof(double);
+
+  FASTADV_HD double conjugate() const { return p == 1.5 ? 3.0 : p == 3.0 ? 1.5 : p / (p - 1.0); }
+
+  FASTADV_HD State begin(int64_t row) const {
+    State state{};
+    state.outcome = outcome_of(args.eps[row], args.moves(row));
+    state.eps = args.eps[row];
+    state.limit = HUGE_VAL;
+    if (p == HUGE_VAL && state.outcome == Outcome::unknown) {
+      state.outcome = Outcome::bounded;
+      state.limit = state.eps;
+    }
+    state.scale = 1.0;
+    return state;
+  }
+
+  FASTADV_HD bool done(const State& state) const { return state.outcome != Outcome::unknown; }
+  FASTADV_HD bool takes_maxima(const State& state) const { return state.phase == largest; }
+
+  template <int N>
+  FASTADV_HD void visit(const State& state, int64_t row, int64_t col, int64_t count,
+                        double (&values)[kValues][N]) const {
+    double a[N], room[N];
+    load_magnitudes(args, row, col, count, state.scale, a, room);
+    if (state.phase == newton) {
+      LpRoots<N> roots;
+      roots.solve(a, p, state.log2_mu, state.log2_eps);
+      for (int j = 0; j < N; ++j) {
+        const bool cut = roots.u[j] > room[j];
+        values[0][j] = cut ? 0.0 : roots.power[j];
+        values[1][j] = cut ? 0.0 : roots.power[j] * roots.fall[j];
+        values[2][j] = cut ? room[j] / state.eps : 0.0;
+      }
+      if (args.x != nullptr) raise(values[2], p);
+      return;
+    }
+    for (int j = 0; j < N; ++j) {
+      values[0][j] = a[j] < room[j] ? a[j] : room[j];
+      values[1][j] = a[j];
+      values[2][j] = 0.0;
+    }
+    if (state.phase == largest) {
+      for (int j = 0; j < N; ++j) {
+        values[0][j] = a[j] < HUGE_VAL ? values[0][j] : HUGE_VAL;  // a NaN must not be overlooked
+        values[1][j] = a[j] < HUGE_VAL ? a[j] : HUGE_VAL;
+      }
+    } else {
+      for (int j = 0; j < N; ++j) {  // divided, so that the largest is exactly 1
+        values[0][j] /= state.cut_max;
+        values[1][j] /= state.a_max;
+      }
+      raise(values[0], p);
+      raise(values[1], conjugate());
+    }
+  }
+
+  FASTADV_HD void advance(State& state, const double (&values)[kValues]) const {
+    if (state.phase == largest) return take_largest(state, values);
+    if (state.phase == norms) return take_norms(state, values);
+    take_step(state, values);
+  }
+
+  template <int N>
+  FASTADV_HD void write(const State& state, int64_t row, int64_t col, int64_t count) const {
+    if (state.outcome != Outcome::root) {
+      return write_outcome<N>(args, state.outcome, state.limit, row, col, count);
+    }
+    double a[N], room[N];
+    load_magnitudes(args, row, col, count, state.scale, a, room);
+    LpRoots<N> roots;
+    roots.solve(a, p, state.log2_mu, state.log2_eps);
+    const double back = 1.0 / state.scale;
+    for (int j = 0; j < N; ++j) roots.u[j] = (roots.u[j] < room[j] ? roots.u[j] : room[j]) * back;
+    write_magnitudes(args, row, col, count, roots.u);
+  }
+
+ private:
+  FASTADV_HD void take_largest(State& state, const double (&values)[kValues]) const {
+    if (!(values[1] < HUGE_VAL)) {
+      state.outcome = Outcome::invalid;
+    } else if (!(values[0] > 0.0)) {
+      state.outcome = Outcome::bounded;
+    }
+    state.scale = scale_of(values[1]);
+    state.cut_max = values[0] * state.scale;
+    state.a_max = values[1] * state.scale;
+    state.phase = norms;
+  }
+
+  FASTADV_HD void take_norms(State& state, const double (&values)[kValues]) const {
+    const double radius = state.eps * state.scale;
+    const double norm = state.cut_max * exp2_of(log2_of(values[0]) / p);
+    if (norm <= radius) {
+      state.outcome = Outcome::bounded;
+      return;
+    }
+    if (!(radius > 0.0)) {
+      state.outcome = Outcome::nothing;
+      return;
+    }
+    state.eps = radius * (1.0 - args.slack());
+    state.log2_eps = log2_of(state.eps);
+    const double log2_dual = log2_of(state.a_max) + log2_of(values[1]) / conjugate();
+    const double most = log2_dual - (p - 1.0) * state.log2_eps;
+    state.log2_mu = most + log2_of(1.0 - state.eps / norm);
+    const double n = static_cast<double>(args.cols);
+    state.low = log2_of(norm - state.eps) - log2_of(n) / p - (p - 1.0) * log2_of(state.a_max) - 1e-9;
+    state.high = most + 1e-9 * (1.0 + std::fabs(most));
+    state.phase = newton;
+  }
+
+  FASTADV_HD void take_step(State& state, const double (&values)[kValues]) const {
+    // In units of eps^p.
+    const double unit = p * state.log2_eps + (LpRoots<1>::with_mu(p, state.log2_eps) ? state.log2_mu : 0.0);
+    const double uncut = values[0] > 0.0 ? exp2_of(log2_of(values[0]) - unit) : 0.0;
+    const double total = uncut + values[2];
+    const double excess = log2_of(total) / p;  // of log2 ||u||_p over log2 eps
+    const double fall = uncut > 0.0 ? uncut / total * (values[1] / values[0]) : 0.0;
+    const double tolerance = kPrecise ? 0x1p-30 : 0x1p-20;  // which a step of Newton's squares
+    (excess > 0.0 ? state.low : state.high) = state.log2_mu;
+    double next = state.log2_mu + excess / fall;
+    const bool trusted = fall > 0.0 && next >= state.low && next <= state.high && state.sweeps < 40;
+    if (!trusted) next = 0.5 * (state.low + state.high);
+    ++state.sweeps;
+    if ((trusted && std::fabs(excess) < tolerance) || next == state.log2_mu || state.sweeps == kMostSweeps) {
+      state.outcome = Outcome::root;
+    }
+    state.log2_mu = next;
+  }
+};
+
+}  // namespace fastadv

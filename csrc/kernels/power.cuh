@@ -1,0 +1,101 @@
+// Powers with real exponents in double, by polynomials of our own: every device computes the same bits, and a
+// CPU's lanes compute several at once. Both functions are right to a few units in the last place.
+#pragma once
+
+#include "scalar.cuh"
+
+namespace fastadv {
+
+FASTADV_HD uint64_t bits_of(double value) {
+#if defined(__CUDA_ARCH__)
+  return static_cast<uint64_t>(__double_as_longlong(value));
+#else
+  uint64_t bits;
+  std::memcpy(&bits, &value, sizeof bits);
+  return bits;
+#endif
+}
+
+FASTADV_HD double double_of(uint64_t bits) {
+#if defined(__CUDA_ARCH__)
+  return __longlong_as_double(static_cast<int64_t>(bits));
+#else
+  double value;
+  std::memcpy(&value, &bits, sizeof value);
+  return value;
+#endif
+}
+
+/// log2(x) for x >= 0, which counts as the least normal number where it is less: x = m 2^e with m in
+/// [sqrt(1/2), sqrt(2)), and ln m = 2 artanh(s) with s = (m - 1) / (m + 1), |s| < 0.172, by its series.
+FASTADV_HD double log2_of(double x) {
+  constexpr uint64_t kRootHalf = 0x3fe6a09e667f3bcdu;
+  const uint64_t shifted = bits_of(x > 0x1p-1022 ? x : 0x1p-1022) + (0x3ff0000000000000u - kRootHalf);
+  // The biased exponent in the mantissa of 2^52: no SIMD level but AVX-512 converts 64-bit integers.
+  const double exponent = double_of((shifted >> 52) | 0x4330000000000000u) - (0x1p52 + 1023.0);
+  const double m = double_of((shifted & 0x000fffffffffffffu) + kRootHalf);
+  const double s = (m - 1.0) / (m + 1.0);
+  const double t = s * s;
+  double p = 1.0 / 21;
+  p = p * t + 1.0 / 19;
+  p = p * t + 1.0 / 17;
+  p = p * t + 1.0 / 15;
+  p = p * t + 1.0 / 13;
+  p = p * t + 1.0 / 11;
+  p = p * t + 1.0 / 9;
+  p = p * t + 1.0 / 7;
+  p = p * t + 1.0 / 5;
+  p = p * t + 1.0 / 3;
+  const double ln = 2.0 * s + 2.0 * (s * t) * p;
+  return exponent + ln * 0x1.71547652b82fep+0;  // 1 / ln 2
+}
+
+/// 2^x, 0 below 2^-1022, and for x > 1023 as for 1023: the nearest integer goes to the exponent, the rest, at
+/// most 1/2, into the series of exp.
+FASTADV_HD double exp2_of(double x) {
+  const double low = x > -1022.0 ? x : -1022.0;
+  const double inside = low < 1023.0 ? low : 1023.0;
+  const double rounded = inside + 0x1.8p52;  // whose lowest bits are the nearest integer
+  const double t = (inside - (rounded - 0x1.8p52)) * 0x1.62e42fefa39efp-1;  // ln 2
+  double p = 1.0 / 6227020800;
+  p = p * t + 1.0 / 479001600;
+  p = p * t + 1.0 / 39916800;
+  p = p * t + 1.0 / 3628800;
+  p = p * t + 1.0 / 362880;
+  p = p * t + 1.0 / 40320;
+  p = p * t + 1.0 / 5040;
+  p = p * t + 1.0 / 720;
+  p = p * t + 1.0 / 120;
+  p = p * t + 1.0 / 24;
+  p = p * t + 1.0 / 6;
+  p = p * t + 0.5;
+  p = p * t + 1.0;
+  p = p * t + 1.0;
+  return x >= -1022.0 ? double_of(bits_of(p) + (bits_of(rounded) << 52)) : 0.0;
+}
+
+/// The power of two that scales a number into [1, 2); 1 for 0.
+FASTADV_HD double scale_of(double largest) {
+  if (!(largest > 0.0)) return 1.0;
+  const double exponent = static_cast<double>((bits_of(largest) >> 52) & 0x7ffu) - 1023.0;
+  return exp2_of(-exponent);
+}
+
+/// x^exponent for x >= 0, element by element; the usual exponents cost no logarithm.
+template <int N>
+FASTADV_HD void raise(double (&x)[N], double exponent) {
+  if (exponent == 1.0) return;
+  if (exponent == 0.5) {
+    for (int j = 0; j < N; ++j) x[j] = std::sqrt(x[j]);
+  } else if (exponent == 1.5) {
+    for (int j = 0; j < N; ++j) x[j] *= std::sqrt(x[j]);
+  } else if (exponent == 2.0) {
+    for (int j = 0; j < N; ++j) x[j] *= x[j];
+  } else if (exponent == 3.0) {
+    for (int j = 0; j < N; ++j) x[j] *= x[j] * x[j];
+  } else {
+    for (int j = 0; j < N; ++j) x[j] = x[j] > 0.0 ? exp2_of(exponent * log2_of(x[j])) : 0.0;
+  }
+}
+
+}  // namespace fastadv
