@@ -128,7 +128,7 @@ inline void check_norm_or_0(const char* op, double norm) {
 inline int64_t channels_of(const char* op, const Tensor& samples, double norm, bool pixels) {
   if (!pixels) return 1;
   require(norm == 0.0, op, "pixels is for norm 0, got norm ", norm);
-  require(samples.dim() >= 3, op, "pixels needs samples [B, C, ...] of at least 3 dimensions, got shape ",
+  require(samples.dim() >= 2, op, "pixels needs samples [B, C, ...] with channels, got shape ",
           shape_of(samples));
   return samples.size(1);
 }
