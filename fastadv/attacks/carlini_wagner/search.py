@@ -288,12 +288,12 @@ class Search(ABC):
                 hopeless = ~d.met & (loss > d.before - LEAST_GAIN * d.before.abs())
                 leaves = hopeless if leaves is None else leaves | hopeless
                 d.before = loss
+                if step == tenth:  # Adam's first steps succeed by their length alone, whatever c is
+                    d.found = torch.where(leaves, d.found, False)
             if step % every == 0:
                 stuck = d.lowest > d.previous - LEAST_GAIN * d.previous.abs()
                 leaves = stuck if leaves is None else leaves | stuck
                 d.previous = d.lowest
-            if step == tenth:  # Adam's first steps succeed by their length alone, which says nothing about c
-                d.found = torch.where(leaves, d.found, False)
             if last:
                 leaves = torch.ones_like(d.found)
             if leaves is not None and leaves.any():
