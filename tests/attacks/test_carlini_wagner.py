@@ -124,7 +124,8 @@ def test_the_gap_is_at_least_the_confidence_and_costs_distance(norm, objective, 
     x = 0.4 + 0.2 * samples(6, 20)
     y = model(x).argmax(1)
     target = model(x).topk(2).indices[:, 1] if targeted else None
-    attack = {"norm": norm, "steps": 150, "objective": objective}
+    # The gradient of the cross-entropy fades as confidence grows, and Adam remembers how large it was.
+    attack = {"norm": norm, "steps": 150 if objective == "margin" else 600, "objective": objective}
     near = CarliniWagner(**attack).run(model, x, y, target=target)
     far = CarliniWagner(**attack, confidence=5.0).run(model, x, y, target=target)
     assert near.success.all() and far.success.all()

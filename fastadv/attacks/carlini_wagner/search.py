@@ -22,8 +22,8 @@ SQUASH = 0.999999
 """Where x is at a face of the box it begins this much nearer to the middle: tanh never gets to 1."""
 LEAST_GAIN = 1e-4
 FEWEST_STEPS = 25
-"""A descent ends where its loss has not fallen by LEAST_GAIN of it in a tenth of its steps, or in so many:
-Adam takes that long to come back from its first steps, which are equally long in every direction."""
+"""A descent without a success ends where its loss is not lower by this part than a tenth of the steps before.
+One with a success ends where its lowest loss is not, after a tenth of the steps or FEWEST_STEPS."""
 
 
 @dataclass
@@ -38,8 +38,10 @@ class Descent:
         c: [n] of the reward; tau: [n] or None, of the hinge.
         free: [n, ...] bool, what may change, or None for everything.
         penalty: [n] float64, the distance of z as `ops.cw_step_` has it.
+        met: [n] bool, whether the descent has met a success.
+        found: [n] bool, whether it has since its first tenth.
+        before: [n] float64, the loss a tenth of the steps ago.
         lowest, previous: [n] float64, the lowest loss so far, and what it was at the last look.
-        found: [n] bool, whether the descent has met a success since the last look.
         best, best_distance, best_logits: the nearest success so far, of this descent and those before.
         better: [n] bool, whose z is the best and not yet in `best`; None for nobody's.
     """
@@ -55,6 +57,8 @@ class Descent:
     tau: Tensor | None
     free: Tensor | None
     penalty: Tensor
+    met: Tensor
+    before: Tensor
     lowest: Tensor
     previous: Tensor
     found: Tensor
@@ -270,21 +274,26 @@ class Search(ABC):
         attack = self.attack
         assert attack.lr is not None
         d = self.begin(rows, c, start, tau, free)
-        found, every = (
-            torch.zeros_like(self.everyone, dtype=torch.bool),
-            max(FEWEST_STEPS, attack.steps // 10),
-        )
+        found = torch.zeros_like(self.everyone, dtype=torch.bool)
+        tenth = max(1, attack.steps // 10)
+        every = max(FEWEST_STEPS, tenth)
         self.calls = 0
         for step in range(attack.steps + 1):
             last = step == attack.steps
             logits, values, counts, slope = self.evaluate(d, step, not last or self.keeps_slopes)
             leaves = self.record(d, logits, counts)
-            d.lowest = torch.fmin(d.lowest, d.penalty - d.c * values)
+            loss = d.penalty - d.c * values
+            d.lowest = torch.fmin(d.lowest, loss)
+            if step % tenth == 0:
+                hopeless = ~d.met & (loss > d.before - LEAST_GAIN * d.before.abs())
+                leaves = hopeless if leaves is None else leaves | hopeless
+                d.before = loss
+                if step == tenth:  # Adam's first steps succeed by their length alone, whatever c is
+                    d.found = torch.where(leaves, d.found, False)
             if step % every == 0:
                 stuck = d.lowest > d.previous - LEAST_GAIN * d.previous.abs()
                 leaves = stuck if leaves is None else leaves | stuck
                 d.previous = d.lowest
-                d.found = torch.where(stuck, d.found, False)
             if last:
                 leaves = torch.ones_like(d.found)
             if leaves is not None and leaves.any():
@@ -334,6 +343,8 @@ class Search(ABC):
             tau=tau,
             free=free,
             penalty=penalty,
+            met=torch.zeros_like(rows, dtype=torch.bool),
+            before=torch.full_like(penalty, math.inf),
             lowest=torch.full_like(penalty, math.inf),
             previous=torch.full_like(penalty, math.inf),
             found=torch.zeros_like(rows, dtype=torch.bool),
@@ -345,7 +356,7 @@ class Search(ABC):
     def record(self, d: Descent, logits: Tensor, counts: Tensor | None) -> Tensor | None:
         """Note successes that are nearer than those before; who is done, [n] bool, or None for nobody."""
         success, distance = self.succeeds(d.problem, logits, counts), self.distance(d)
-        d.found = d.found | success
+        d.found, d.met = d.found | success, d.met | success
         d.better = success & (distance < d.best_distance)
         d.best_distance = torch.where(d.better, distance, d.best_distance)
         d.best_logits = torch.where(per_row(d.better, logits), logits, d.best_logits)
