@@ -39,6 +39,7 @@ struct CwStep {
   using C = Compute<T>;
   static constexpr int kWidth = kPack<C>;
   static constexpr int kSums = 1;
+  static constexpr int kBlocks = sizeof(C) == 8 ? 3 : fastadv::kBlocks;  // the exponential of doubles
   CwStepArgs<T> args;
   int shift;
 
@@ -72,7 +73,7 @@ struct CwStep {
 };
 
 template <class Op, int ThreadsPerRow>
-__global__ void __launch_bounds__(kThreads, kBlocks)
+__global__ void __launch_bounds__(kThreads, blocks_of<Op>())
     update_rows_kernel(Op op, int64_t rows, int64_t cols, double* totals) {
   const int thread = static_cast<int>(threadIdx.x) % ThreadsPerRow;
   const int64_t row =
