@@ -24,7 +24,7 @@ endef
 help:
 	@echo "make demo    break a real ImageNet classifier, and show it"
 	@echo "make kwta    defend nets with k-WTA and break them, on real digits: half an hour on two cores"
-	@echo "make odds    detect adversarial digits by noise, and evade the detector: 12 minutes on two cores"
+	@echo "make odds    detect adversarial digits by noise, and evade the detector: 16 minutes on two cores"
 	@echo "make test    run the tests"
 	@echo "make bench   measure the kernels against PyTorch on this machine's CPU"
 	@echo "make gpu     build, test and measure on this machine's GPU, with the PyTorch of PYTHON=python3"

@@ -1,6 +1,6 @@
 """The odds are odd, on real data: how often a detector flags clean images, and every attack on it.
 
-    python examples/odds.py            5,000 handwritten digits, about 12 minutes on two free cores
+    python examples/odds.py            5,000 handwritten digits, about 16 minutes on two free cores
     python examples/odds.py --quick    the same in seconds, far too small to mean anything
 
 What is measured goes to results.json as it comes. A run that was ended, in whatever way, goes on from there

@@ -8,7 +8,7 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from fastadv import EOT, FGSM, PGD, LogitMatching, OddsAreOdd, OddsEvasion
+from fastadv import EOT, FGSM, PGD, CarliniWagner, LogitMatching, OddsAreOdd, OddsEvasion
 from fastadv.attacks import transforms
 from fastadv.attacks.losses import logits_of_others
 from fastadv.ops import NoiseKind
@@ -30,11 +30,15 @@ class Settings:
         steps: of PGD; logit matching has `matching_steps`.
         eot_images, eot_steps, eot_draws: logit matching averaged over noise, which costs more.
         evasion_images, evasion_steps, evasion_draws: OddsEvasion, which costs most.
+        cw_images, cw_steps, cw_search_steps: C&W, which costs much as well.
+        cw_confidence: of its second line; the first has 0.
         kinds, scales: of noise, every pair of them tried.
         tuning_images: so many fit each noise, half as many choose it, and half as many judge what was chosen.
         tuning_draws: for this.
         fpr: the false-positive rates that are asked for; noise is chosen by the first, attacks that know the
             detector evade at the last.
+        kept_draws: of a detector's noise, to see how many leave the answer as it is.
+        splits: so many random divisions of all clean images show how often cutoffs keep their promise.
         correction_images: attacked to learn the correction.
         train_images, epochs: how the net for Fashion-MNIST is trained.
     """
@@ -53,11 +57,17 @@ class Settings:
     evasion_images: int = 200
     evasion_steps: int = 40
     evasion_draws: int = 16
+    cw_images: int = 300
+    cw_steps: int = 200
+    cw_search_steps: int = 4
+    cw_confidence: float = 5.0
     kinds: tuple[NoiseKind, ...] = ("normal", "uniform", "sign")
     scales: tuple[float, ...] = (0.003, 0.01, 0.03, 0.1)
     tuning_images: int = 400
     tuning_draws: int = 16
     fpr: tuple[float, ...] = (0.01, 0.05)
+    kept_draws: int = 16
+    splits: int = 200
     correction_images: int = 500
     train_images: int = 10_000
     epochs: int = 3
@@ -77,11 +87,16 @@ QUICK = Settings(
     evasion_images=10,
     evasion_steps=2,
     evasion_draws=2,
+    cw_images=10,
+    cw_steps=10,
+    cw_search_steps=1,
     kinds=("normal",),
     scales=(0.01, 0.1),
     tuning_images=40,
     tuning_draws=1,
     fpr=(0.1, 0.2),
+    kept_draws=2,
+    splits=3,
     correction_images=20,
     train_images=100,
     epochs=1,
@@ -96,7 +111,7 @@ class Row(NamedTuple):
         make: (model, detector, x) -> attack, a callable (model, x, y) -> x_adv.
         knows: what the attack knows of the detector, and so what it is made anew for: "nothing", its "noise"
             (clipped or not), or the whole "detector" (one-sided or two-sided besides).
-        eps: of its linf ball.
+        eps: of its linf ball; 1 is all of the box.
         images: how many are attacked, the first of those to test on.
         evaluations: about so many forward passes for each, for the time left.
     """
@@ -108,9 +123,11 @@ class Row(NamedTuple):
     evaluations: float
 
 
-FGSM_ROW, STOPPING, MATCHING, EOT_MATCHING, EVASION = (
+FGSM_ROW, STOPPING, CW_ROW, CONFIDENT_CW, MATCHING, EOT_MATCHING, EVASION = (
     "FGSM",
     "PGD, stops when it succeeds",
+    "C&W l2",
+    "C&W l2, confident",
     "logit matching",
     "logit matching + EOT",
     "OddsEvasion",
@@ -140,7 +157,11 @@ def table_rows(s: Settings) -> dict[str, Row]:
         gradient = OddsEvasion(detector, draws=s.evasion_draws)
         return pgd(steps=s.evasion_steps, loss="margin", gradient=gradient, early_stop=True)
 
+    cw = partial(
+        CarliniWagner, steps=s.cw_steps, search_steps=s.cw_search_steps, lr=0.05, c_init=1.0, seed=s.seed
+    )
     n, passes = s.test_images, 3 * s.steps
+    cw_passes = 3 * s.cw_steps * s.cw_search_steps
     return {
         CLEAN: Row(lambda *_: FGSM(eps=0.0), "nothing", 0.0, n, 3),
         FGSM_ROW: Row(lambda *_: FGSM(eps=s.at), "nothing", s.at, n, 3),
@@ -149,6 +170,8 @@ def table_rows(s: Settings) -> dict[str, Row]:
             for eps in s.eps
         },
         STOPPING: Row(lambda *_: pgd(steps=s.steps, early_stop=True), "nothing", s.at, n, passes / 4),
+        CW_ROW: Row(lambda *_: cw(), "nothing", 1.0, s.cw_images, cw_passes),
+        CONFIDENT_CW: Row(lambda *_: cw(confidence=s.cw_confidence), "nothing", 1.0, s.cw_images, cw_passes),
         MATCHING: Row(matching, "nothing", s.at, n, 3 * s.matching_steps),
         EOT_MATCHING: Row(eot_matching, "noise", s.at, s.eot_images, (4 + 3 * s.eot_draws) * s.eot_steps),
         EVASION: Row(

@@ -9,8 +9,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from fastadv import PGD, OddsAreOdd
-from fastadv.defenses import train
+from fastadv import PGD, OddsAreOdd, ops
+from fastadv.defenses import Gaps, train
 from fastadv.defenses.odds_statistics import held_out_cutoff
 from fastadv.evaluation import Roc, Samples, roc, tune
 from fastadv.evaluation.statistics import Rate
@@ -18,6 +18,7 @@ from fastadv.evaluation.study import OnStep, Part, Study
 from fastadv.models.datasets import Images
 from fastadv.models.mnist import LeNet5
 from odds_attacks import BATCH, CLEAN, Settings, table_rows
+from odds_splits import false_positives
 
 HELD_OUT = "held out"
 SECONDS = 3.5e-4
@@ -65,6 +66,7 @@ class Scored(NamedTuple):
         y: [n] int64, the truth.
         score: [n] float64.
         corrected: [n] int64, the answers were all of them flagged.
+        kept: [n] float64, the part of noisy copies to which the model gives the same answer.
     """
 
     success: Tensor
@@ -72,10 +74,15 @@ class Scored(NamedTuple):
     y: Tensor
     score: Tensor
     corrected: Tensor
+    kept: Tensor
 
     def positives(self) -> Tensor:
         """[successes] float64: the scores that should be above the cutoff."""
         return self.score[self.success]
+
+    def survival(self) -> float:
+        """The part of noisy copies of successes that keep their answer; there must be a success."""
+        return float(self.kept[self.success].mean())
 
     def flagged(self, cutoff: float) -> Rate:
         """The positives above the cutoff; there must be at least one."""
@@ -128,6 +135,7 @@ class Case:
             "training": [self.training(subject) for subject in self.subjects if subject.make is None],
             "tuning": [self.tuning(subject, clipped) for subject in self.subjects for clipped in noises],
             "fitting": [self.fitting(subject, clipped) for subject in self.subjects for clipped in noises],
+            "dividing": [self.dividing(subject, clipped) for subject in self.subjects for clipped in noises],
             "attacking": [*held_out, *attacks["nothing"], *attacks["noise"]],
             "evading": attacks["detector"],
         }
@@ -249,6 +257,34 @@ class Case:
         path = self.file("detectors", f"{subject.name}, {on_box(clipped)}.safetensors")
         return OddsAreOdd.load(path, model)
 
+    def dividing(self, subject: Subject, clipped: bool) -> Part:
+        """Count false positives on many divisions of all of the subject's images, by the same noise."""
+        s = self.settings
+        every = Images(
+            *(torch.cat(parts) for parts in zip(subject.fit, subject.held_out, subject.test, strict=True))
+        )
+
+        def compute(on_step: OnStep) -> dict[str, Any]:
+            detector = self.detector(subject, self.model(subject), clipped)
+            parts = [detector.gaps(x) for x, _ in batches(every, on_step)]
+            gaps = Gaps(
+                *(torch.cat([part[field] for part in parts], dim=1 if field > 1 else 0) for field in range(4))
+            )
+            sizes = [len(part.y) for part in (subject.fit, subject.held_out, subject.test)]
+            found = false_positives(gaps, sizes, s.fpr, splits=s.splits, seed=s.seed)
+            return {
+                side: {fpr: " ".join(map(str, counts)) for fpr, counts in by_rate.items()}
+                for side, by_rate in found.items()
+            }
+
+        cost = len(every.y) * (s.draws + s.splits / 3) * SECONDS
+        return Part(f"{subject.name}: dividing, {on_box(clipped)}", "", cost, compute)
+
+    def divided(self, subject: Subject, variant: Variant, fpr: float) -> list[int]:
+        """False positives among the test images of each division."""
+        found = self.study[f"{subject.name}: dividing, {on_box(variant.clipped)}"]
+        return [int(count) for count in found["two" if variant.two_sided else "one"][f"{fpr:g}"].split()]
+
     def scoring(self, subject: Subject, name: str, variant: Variant | None) -> Part:
         """Attack images, and see what the detectors say of what came of it.
 
@@ -285,7 +321,11 @@ class Case:
             return {
                 "success": "".join(str(int(flag)) for flag in success),
                 "predicted": digits(after),
-                **{on_box(clipped): scores(detector, x_adv) for clipped, detector in detectors.items()},
+                **{
+                    on_box(clipped): scores(detector, x_adv)
+                    | {"kept": kept(detector, x_adv, after, s.kept_draws)}
+                    for clipped, detector in detectors.items()
+                },
             }
 
         title = self.scoring_name(subject, name, variant)
@@ -312,6 +352,7 @@ class Case:
                 [float(value) for value in side["two" if variant.two_sided else "one"].split()]
             ).double(),
             numbers(side["corrected"]),
+            torch.tensor([int(count) for count in side["kept"].split()]).double() / self.settings.kept_draws,
         )
 
     def cutoff(self, subject: Subject, variant: Variant, fpr: float) -> float:
@@ -354,9 +395,8 @@ def scores(detector: OddsAreOdd, x: Tensor) -> dict[str, str]:
     detector.cutoff = -math.inf
     found: dict[str, list[str]] = {"one": [], "two": []}
     corrected = []
-    for first in range(0, len(x), BATCH):
-        ids = torch.arange(first, min(first + BATCH, len(x)))
-        gaps = detector.gaps(x[ids], ids)
+    for part in x.split(BATCH):
+        gaps = detector.gaps(part)
         for detector.two_sided, side in ((True, "two"), (False, "one")):
             verdict = detector.judge(gaps)
             found[side] += [f"{score:.5g}" for score in verdict.score.tolist()]
@@ -365,6 +405,19 @@ def scores(detector: OddsAreOdd, x: Tensor) -> dict[str, str]:
         **{side: " ".join(values) for side, values in found.items()},
         "corrected": digits(torch.cat(corrected)),
     }
+
+
+def kept(detector: OddsAreOdd, x: Tensor, answers: Tensor, draws: int) -> str:
+    """How many of so many noisy copies of each image the model answers like the image itself."""
+    ((kind, scale),) = detector.noise
+    counts = torch.zeros(len(x), dtype=torch.int64)
+    for draw in range(draws):
+        # Not the detector's own draws, which begin at 0.
+        copies = ops.add_noise(
+            x, 1, kind=kind, scale=scale, bounds=detector.bounds, seed=detector.seed, first_draw=2**30 + draw
+        )
+        counts += predict(detector.model, copies[0]) == answers
+    return " ".join(map(str, counts.tolist()))
 
 
 def digits(labels: Tensor) -> str:

@@ -10,6 +10,8 @@ from fastadv.evaluation.statistics import Rate, sign_test
 from fastadv.models.datasets import CLASSES
 from odds_attacks import (
     CLEAN,
+    CONFIDENT_CW,
+    CW_ROW,
     EOT_MATCHING,
     EVASION,
     FGSM_ROW,
@@ -18,6 +20,7 @@ from odds_attacks import (
     pgd_name,
 )
 from odds_case import MAIN, VARIANTS, Case, Scored, Subject, Variant, on_box
+from odds_splits import summary
 
 LEVEL = 0.05
 """A p-value below it counts as a difference."""
@@ -43,6 +46,8 @@ def report(case: Case) -> str:
             markdown(tuning(case, subject)),
             "### False positives on clean test images",
             markdown(false_positives(case, subject)),
+            f"### False positives over {s.splits} divisions of the same images",
+            markdown(divisions(case, subject)),
             *(
                 part
                 for variant in VARIANTS
@@ -97,11 +102,25 @@ def false_positives(case: Case, subject: Subject) -> list[list[str]]:
     return [["test", "target", "flagged", "standard deviations off", "with the normal cutoff"], *lines]
 
 
+def divisions(case: Case, subject: Subject) -> list[list[str]]:
+    """False positives where the images are divided at random, again and again."""
+    s = case.settings
+    header = ["test", "target", "mean", "standard deviation", "binomial", "with the cutoff's"]
+    header += ["% within 3 binomial", "% within 3 with the cutoff's"]
+    lines = []
+    for variant in VARIANTS:
+        for fpr in s.fpr:
+            counts = case.divided(subject, variant, fpr)
+            found = summary(counts, s.test_images, fpr, s.held_out_images)
+            lines.append([str(variant), f"{100 * fpr:g}", *found])
+    return [header, *lines]
+
+
 def detection(case: Case, subject: Subject, variant: Variant) -> list[list[str]]:
     """A line for each attack: successes, area, rates at each cutoff, and what gets by."""
     s = case.settings
     cutoffs = [case.cutoff(subject, variant, fpr) for fpr in s.fpr]
-    header = ["attack", "successes of n", "area"]
+    header = ["attack", "successes of n", "keep their class under noise", "area"]
     header += [f"flagged at {100 * fpr:g}%" for fpr in s.fpr]
     header.append(f"succeed unseen at {100 * s.fpr[-1]:g}%")
     lines = []
@@ -112,10 +131,11 @@ def detection(case: Case, subject: Subject, variant: Variant) -> list[list[str]]
         successes = int(found.success.sum())
         line = [name, f"{successes} of {len(found.success)}"]
         if successes:
+            line.append(f"{100 * found.survival():.1f}")
             line.append(f"{case.roc(subject, name, variant).area:.3f}")
             line += [cell(found.flagged(cutoff)) for cutoff in cutoffs]
         else:
-            line += ["-"] * (1 + len(cutoffs))
+            line += ["-"] * (2 + len(cutoffs))
         lines.append([*line, cell(found.unseen(cutoffs[-1]))])
     return [header, *lines]
 
@@ -146,14 +166,22 @@ def reading(case: Case, subject: Subject) -> list[str]:
         for variant in VARIANTS
         for fpr in s.fpr
     }
-    chain = [(pgd, STOPPING), (pgd, MATCHING), (MATCHING, EOT_MATCHING), (EOT_MATCHING, EVASION)]
+    chain = [
+        (pgd, STOPPING),
+        (pgd, CW_ROW),
+        (pgd, CONFIDENT_CW),
+        (pgd, MATCHING),
+        (MATCHING, EOT_MATCHING),
+        (EOT_MATCHING, EVASION),
+    ]
     return [
         promise(rates, s.held_out_images),
         *(
             against_clean(name, found[name], found[CLEAN], cutoff)
-            for name in (*map(pgd_name, s.eps), STOPPING, FGSM_ROW)
+            for name in (*map(pgd_name, s.eps), STOPPING, FGSM_ROW, CW_ROW, CONFIDENT_CW)
         ),
         *(cuts(first, found[first], second, found[second], cutoff) for first, second in chain),
+        *(survives(pgd, found[pgd], name, found[name]) for name in (STOPPING, CW_ROW, CONFIDENT_CW)),
         *(
             ended(
                 f"{name} ({variant})",
@@ -240,6 +268,31 @@ def cuts(first: str, found: Scored, second: str, found_by_second: Scored, cutoff
     return (
         f"{first} against {second}: of {int(both.sum())} images on which both succeed {int(flags.sum())} and "
         f"{int(other_flags.sum())} are flagged, {alone} by the first alone and {other} by the second alone "
+        f"(p = {p:.2g}): {verdict}."
+    )
+
+
+def survives(first: str, found: Scored, second: str, found_by_second: Scored) -> str:
+    """Whether what the second attack makes keeps its class under noise more often than what the first makes.
+
+    By the sign test on the images on which both succeed.
+    """
+    n = min(len(found.success), len(found_by_second.success))
+    both = found.success[:n] & found_by_second.success[:n]
+    if not both.any():
+        return f"{first} against {second}, under noise: there is no image on which both succeed."
+    kept, kept_by_second = (part.kept[:n][both] for part in (found, found_by_second))
+    less, more = int((kept > kept_by_second).sum()), int((kept < kept_by_second).sum())
+    p = sign_test(less, more)
+    verdict = (
+        "no difference is shown"
+        if p >= LEVEL
+        else (f"{second} survives noise {'better' if more > less else 'worse'} than {first}")
+    )
+    return (
+        f"{first} against {second}, under noise: of {int(both.sum())} images on which both succeed "
+        f"{100 * float(kept.mean()):.1f}% and {100 * float(kept_by_second.mean()):.1f}% of noisy copies keep "
+        f"the class that the attack gave them, more of the second's for {more} images and fewer for {less} "
         f"(p = {p:.2g}): {verdict}."
     )
 

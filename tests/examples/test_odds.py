@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from odds_splits import false_positives, summary
 from torch import nn
 
 import odds
@@ -17,10 +16,11 @@ from fastadv import OddsAreOdd
 from fastadv.defenses import Gaps
 from fastadv.evaluation.statistics import Rate
 from fastadv.evaluation.study import Study
-from fastadv.models import mnist_lenet5
+from fastadv.models import datasets, mnist_lenet5
 from fastadv.models.datasets import Images
 from odds_attacks import CLEAN, EOT_MATCHING, EVASION, MATCHING, QUICK, Row, Settings, table_rows
 from odds_case import HELD_OUT, MAIN, VARIANTS, Case, Scored, Subject
+from odds_splits import false_positives, summary
 
 ROOT = Path(__file__).parents[2]
 SCRIPT = ROOT / "examples/odds.py"
@@ -144,17 +144,25 @@ def test_bad_options_are_refused_in_one_line_and_nothing_is_lost(finished):
     assert (finished / "results.json").read_bytes() == before
 
 
-def test_the_documented_figures_are_those_of_the_committed_run(finished, tmp_path):
-    kept = ROOT / "examples/results/odds-digits.json"
+@pytest.mark.parametrize(
+    ("name", "page"), [("digits", "odds.md"), ("fashion-mnist", "odds-fashion-mnist.md")]
+)
+def test_the_documented_figures_are_those_of_the_committed_run(finished, tmp_path, name, page):
+    fashion = datasets.DEBIAN_FASHION_MNIST if name == "fashion-mnist" else None
+    if fashion is not None and not Path(fashion).exists():
+        pytest.skip(f"the labels are not here: {fashion}")
+    kept = ROOT / f"examples/results/odds-{name}.json"
     results = json.loads(kept.read_text())
     settings = {
         name: tuple(value) if isinstance(value, list) else value
         for name, value in results["settings"].items()
     }
     (tmp_path / "results.json").write_bytes(kept.read_bytes())
-    subjects = odds.load_subjects(Settings(**settings), None)
+    subjects = [
+        subject for subject in odds.load_subjects(Settings(**settings), fashion) if subject.name == name
+    ]
     whole = report.report(Case(Settings(**settings), Study(tmp_path, settings, {}), subjects))
-    documented = (ROOT / "docs/odds.md").read_text()
+    documented = (ROOT / "docs" / page).read_text()
     lines = [line for line in whole.splitlines() if line.startswith(("|", "-"))]
     assert len(lines) > 60
     assert [line for line in lines if line not in documented] == []
@@ -229,7 +237,7 @@ def test_only_samples_count_that_were_right_and_are_wrong_inside_the_ball(random
     assert result["predicted"] == "011001"
 
 
-def scored(scores, success=None, predicted=None, corrected=None):
+def scored(scores, success=None, predicted=None, corrected=None, kept=None):
     """What a detector says of samples of class 0: all of them successes, predicted as 1, corrected to 0."""
     n = len(scores)
     return Scored(
@@ -238,6 +246,7 @@ def scored(scores, success=None, predicted=None, corrected=None):
         torch.zeros(n, dtype=torch.int64),
         torch.tensor(scores, dtype=torch.float64),
         torch.zeros(n, dtype=torch.int64) if corrected is None else torch.tensor(corrected),
+        torch.ones(n, dtype=torch.float64) if kept is None else torch.tensor(kept, dtype=torch.float64),
     )
 
 
@@ -301,6 +310,17 @@ def test_an_attack_is_flagged_less_than_another_only_where_the_sign_test_says_so
 )
 def test_a_test_is_at_its_end_where_most_samples_succeed_and_are_flagged_as_clean_ones_are(found, verdict):
     assert verdict in report.ended("a", found, 1.0, 0.05)
+
+
+def test_what_survives_noise_better_is_told_by_the_sign_test_on_common_successes():
+    weak, strong = scored([0.0] * 10, kept=[0.25] * 10), scored([0.0] * 8, kept=[0.5] * 8)
+    said = report.survives("a", weak, "b", strong)
+    assert "of 8 images on which both succeed 25.0% and 50.0% of noisy copies" in said
+    assert said.endswith("b survives noise better than a.")
+    assert report.survives("a", strong, "b", weak).endswith("b survives noise worse than a.")
+    assert report.survives("a", weak, "b", weak).endswith("no difference is shown.")
+    never = scored([0.0] * 10, [False] * 10)
+    assert report.survives("a", weak, "b", never).endswith("no image on which both succeed.")
 
 
 def test_a_correction_is_worth_it_where_it_gains_more_than_it_costs():
