@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from benchmarks.inputs import digits
 from benchmarks.race import Enter, Race
 from fastadv import OddsAreOdd, ops
+from fastadv.defenses.odds_gaps import content_ids
 from fastadv.models import mnist_lenet5
 
 DRAWS, ROWS, SCALE = 64, 256, 0.03
@@ -73,7 +74,7 @@ def test_detection_on_lenet5(contender: str, device: str, enter: Enter) -> None:
             return (x + SCALE * torch.randn(n, *x.shape, device=x.device)).clamp(0, 1)
 
         def of_the_detector(first: int, n: int) -> Tensor:
-            return ops.add_noise(x, n, scale=SCALE, seed=detector.seed, first_draw=first)
+            return ops.add_noise(x, n, scale=SCALE, seed=detector.seed, ids=content_ids(x), first_draw=first)
 
         known_gaps = detector.mean[0], detector.std[0]
 
