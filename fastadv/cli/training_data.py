@@ -49,7 +49,13 @@ class Data:
         order = SplitBatches(len(samples), self.batch_size, generator)
         # With no generator of its own a DataLoader would draw from the global one.
         own = torch.Generator().manual_seed(0) if generator is None else generator
-        return DataLoader(samples, batch_sampler=order, num_workers=self.workers, generator=own)
+        return DataLoader(
+            samples,
+            batch_sampler=order,
+            num_workers=self.workers,
+            collate_fn=samples.collate,
+            generator=own,
+        )
 
 
 def is_idx(folder: Path) -> bool:

@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset, Sampler
+from torch.utils.data import Dataset, Sampler, default_collate
 
 from . import distributed
 
@@ -93,7 +93,10 @@ class TensorBatches:
 
 
 class Numbered(Dataset[tuple[Any, Any, int]]):
-    """A dataset of (x, y) that says each sample's number as well: (x, y, number), for `SplitBatches`."""
+    """A dataset of (x, y) that says each sample's number as well: (x, y, number).
+
+    For several processes: DataLoader(numbered, batch_sampler=SplitBatches(...), collate_fn=numbered.collate).
+    """
 
     def __init__(self, dataset: Dataset[Any]) -> None:
         """The dataset as it is, with numbers."""
@@ -103,6 +106,12 @@ class Numbered(Dataset[tuple[Any, Any, int]]):
         """A sample, its class and its number."""
         x, y = self.dataset[index][:2]
         return x, y, index
+
+    def collate(self, samples: list[tuple[Any, Any, int]]) -> list[Tensor]:
+        """A batch of these samples; of none as well, for a process that has no part of a batch."""
+        if samples:
+            return default_collate(samples)
+        return [part[:0] for part in default_collate([self[0]])]
 
     def __len__(self) -> int:
         """How many samples."""

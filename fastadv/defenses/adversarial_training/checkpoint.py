@@ -81,7 +81,7 @@ def _shape(state: dict[str, Any], name: str) -> str:
     value = state[name]
     if isinstance(value, torch.Tensor):
         return f"{str(value.dtype).removeprefix('torch.')} {list(value.shape)}"
-    return type(value).__name__
+    return "dict" if isinstance(value, dict) else type(value).__name__
 
 
 def check_settings(path: Path, expected: dict[str, Any], found: dict[str, Any]) -> None:

@@ -1,12 +1,18 @@
 """Several processes, started by torchrun, that train one model; everything works without them as well."""
 
 import os
+from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
 from torch import Tensor, distributed, nn
 from torch.nn.parallel import DistributedDataParallel
+
+_reduced: deque[Tensor] = deque(maxlen=64)
+"""What was reduced last. gloo's threads let go of a tensor a little after its sum is there; were theirs the
+last reference, they would need Python's lock for it, and destroy_process_group holds that while it waits for
+them to end."""
 
 
 def _together() -> bool:
@@ -48,12 +54,14 @@ def process_group(device: torch.device) -> Iterator[torch.device]:
     distributed.init_process_group("nccl" if device.type == "cuda" else "gloo")
     yield device
     # Not after an error: a process that waits here for others would keep torchrun from stopping the job.
+    distributed.barrier()
     distributed.destroy_process_group()
 
 
 def all_sum(values: Tensor) -> Tensor:
     """The sum over processes of each value, in all of them; the tensor itself is changed."""
     if world() > 1:
+        _reduced.append(values)
         distributed.all_reduce(values)
     return values
 
