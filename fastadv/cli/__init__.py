@@ -1,4 +1,4 @@
-"""The command line: `fastadv info`, `attack`, `demo`, `detect`, `plot`."""
+"""The command line: `fastadv info`, `attack`, `demo`, `curve`, `detect`, `train`, `plot`."""
 
 from .app import app
 

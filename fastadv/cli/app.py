@@ -8,6 +8,7 @@ from .detect import detect
 from .errors import OneLineErrors
 from .info import info
 from .plot import app as plot
+from .train import train
 
 app = typer.Typer(
     cls=OneLineErrors,
@@ -21,4 +22,5 @@ app.command()(attack)
 app.command()(demo)
 app.command()(curve)
 app.command()(detect)
+app.command()(train)
 app.add_typer(plot, name="plot", help="Draw what was measured of a defence.")

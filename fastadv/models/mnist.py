@@ -25,12 +25,13 @@ class LeNet5(nn.Module):
         self.conv2 = nn.Conv2d(32, 64, 3, padding=1)
         self.linear1 = nn.Linear(64 * 7 * 7, 200)
         self.linear2 = nn.Linear(200, 10)
+        self.relu = nn.ReLU()
 
     def forward(self, x: Tensor) -> Tensor:
         """Digits [B, 1, 28, 28] in [0, 1] -> logits [B, 10]."""
-        x = F.max_pool2d(F.relu(self.conv1(x)), 2)
-        x = F.max_pool2d(F.relu(self.conv2(x)), 2)
-        logits: Tensor = self.linear2(F.relu(self.linear1(x.flatten(1))))
+        x = F.max_pool2d(self.relu(self.conv1(x)), 2)
+        x = F.max_pool2d(self.relu(self.conv2(x)), 2)
+        logits: Tensor = self.linear2(self.relu(self.linear1(x.flatten(1))))
         return logits
 
 

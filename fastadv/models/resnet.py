@@ -6,7 +6,7 @@ from urllib.parse import urlparse
 
 import torch
 
-from ._packages import ModelError, torchvision_models
+from ._packages import ModelError, torchvision
 from .classifier import Classifier, Normalize
 from .labels import imagenet_classes
 
@@ -24,7 +24,7 @@ def resnet50(weights: str | Path | None = None) -> Classifier:
         ModelError: there are no weights, or they are not those of a ResNet-50; the message says what to do.
     """
     state = _pretrained() if weights is None else _read(Path(weights))
-    network = torchvision_models().resnet50()
+    network = torchvision("models").resnet50()
     try:
         network.load_state_dict(state)
     except (RuntimeError, TypeError) as error:
@@ -43,7 +43,7 @@ def _read(path: Path) -> dict[str, torch.Tensor]:
 
 
 def _pretrained() -> dict[str, torch.Tensor]:
-    source = torchvision_models().ResNet50_Weights.IMAGENET1K_V1
+    source = torchvision("models").ResNet50_Weights.IMAGENET1K_V1
     cached = Path(torch.hub.get_dir()) / "checkpoints" / Path(urlparse(source.url).path).name
     if cached.is_file():
         return _read(cached)

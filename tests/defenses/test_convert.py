@@ -6,7 +6,6 @@ from torch.nn import functional as F
 
 from fastadv import BPDA, KWTA
 from fastadv.defenses import activation_pattern, convert, functional_relus
-from fastadv.models.mnist import LeNet5
 
 
 class Shared(nn.Module):
@@ -22,13 +21,24 @@ class Shared(nn.Module):
         return self.again(self.second(self.relu(self.first(self.relu(x)))))
 
 
+class Functional(nn.Module):
+    """Three functional calls and no ReLU module."""
+
+    def __init__(self):
+        super().__init__()
+        self.linear = nn.Linear(28, 10)
+
+    def forward(self, x):
+        return self.linear(F.relu(F.relu(F.relu(x))).mean((1, 2)))
+
+
 class Mixed(nn.Module):
     """A ReLU module beside functional calls of every spelling, one of them in a submodule."""
 
     def __init__(self):
         super().__init__()
         self.relu = nn.ReLU(inplace=True)
-        self.inner = LeNet5()
+        self.inner = Functional()
         self.norm = nn.BatchNorm2d(1)
 
     def forward(self, x):
@@ -192,10 +202,14 @@ def test_hooks_are_removed_where_the_model_fails_on_the_example():
 @pytest.mark.parametrize(
     ("model", "arguments", "message"),
     [
-        (LeNet5(), {}, r"nothing to replace: model has no nn.ReLU or nn.ReLU6 module \(calls of functional"),
+        (
+            Functional(),
+            {},
+            r"nothing to replace: model has no nn.ReLU or nn.ReLU6 module \(calls of functional",
+        ),
         (Shared(), {"skip": ("*",)}, "nothing to replace: every ReLU is skipped"),
         (Shared(), {"skip": ["relu", "stem.relu"]}, "skip matches no ReLU: stem.relu; there is relu, again"),
-        (LeNet5(), {"skip": "stem.relu"}, "skip matches no ReLU: stem.relu; there is none"),
+        (Functional(), {"skip": "stem.relu"}, "skip matches no ReLU: stem.relu; there is none"),
         (nn.ReLU(), {}, "model is itself a ReLU"),
         (Shared(), {"gamma": 0}, r"gamma must be in \(0, 1\], got 0"),
         (Shared(), {"per": "row"}, "per must be one of"),

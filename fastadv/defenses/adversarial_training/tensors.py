@@ -1,17 +1,16 @@
-"""Training, as usual or on adversarial samples: the survey's section 4."""
+"""Training on samples that are in memory, by one function."""
 
-import math
 from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
+
+from .batches import TensorBatches
+from .loss import AdversarialLoss, MakeAdversarial
+from .schedules import rise_and_fall
+from .trainer import Trainer
 
 OnStep = Callable[[int, int], None]
-MakeAdversarial = Callable[[nn.Module, Tensor, Tensor], Tensor]
-
-WARM_UP = 0.1
-"""The part of the training in which the learning rate rises."""
 
 
 def train(
@@ -62,22 +61,20 @@ def train(
     if len(x) == 0 or len(x) != len(y):
         raise ValueError(f"train: x and y must be of one length, at least 1, got {len(x)} and {len(y)}")
     generator = torch.Generator().manual_seed(seed)
+    loader = TensorBatches(x, y, batch_size, generator, ids=False)
+    updates = epochs * len(loader)
     optimizer = torch.optim.SGD(
         model.parameters(), learning_rate, momentum=0.9, nesterov=True, weight_decay=weight_decay
     )
-    steps = epochs * math.ceil(len(x) / batch_size)
-    step = 0
-    model.train()
-    for epoch in range(epochs):
-        on_epoch(epoch)
-        for batch in torch.randperm(len(x), generator=generator).to(x.device).split(batch_size):
-            seen = x[batch] if attack is None else attack(model, x[batch], y[batch])
-            done = (step + 0.5) / steps
-            optimizer.param_groups[0]["lr"] = learning_rate * min(done / WARM_UP, (1 - done) / (1 - WARM_UP))
-            optimizer.zero_grad()
-            F.cross_entropy(model(seen), y[batch]).backward()
-            optimizer.step()
-            step += 1
-            on_step(step, steps)
-    optimizer.zero_grad()
-    model.eval()
+    trainer = Trainer(
+        model,
+        AdversarialLoss(attack),
+        optimizer,
+        schedule=rise_and_fall(optimizer, updates),
+        generator=generator,
+        own_draws=False,
+        quiet=True,
+        before_epoch=on_epoch,
+        after_update=lambda update: on_step(update, updates),
+    )
+    trainer.fit(loader, epochs)

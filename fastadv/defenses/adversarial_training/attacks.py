@@ -1,0 +1,78 @@
+"""The attacks that nets are trained on, with the constants of those who proposed them."""
+
+import math
+
+import torch
+
+from fastadv._checks import Bounds
+from fastadv.attacks import PGD
+from fastadv.attacks.schedules import ConstantStep
+
+
+def fast_fgsm(
+    eps: float,
+    *,
+    norm: float = math.inf,
+    step_size: float | None = None,
+    bounds: Bounds = (0.0, 1.0),
+    autocast: torch.dtype | None = None,
+    seed: int | torch.Generator = 0,
+) -> PGD:
+    """FGSM from a random start: Wong, Rice, Kolter, "Fast is better than free" (ICLR 2020), algorithm 3.
+
+    Steps that are much longer than theirs end in catastrophic overfitting: the net learns to answer this
+    attack and no other. A validation with `PGD` tells.
+
+    Args:
+        eps: radius of the ball.
+        norm: math.inf or 2.
+        step_size: in the units of x; None is their 1.25 * eps.
+        bounds, autocast, seed: as in `PGD`; a generator as seed gives each batch random starts of its own.
+    """
+    step = ConstantStep(1.25) if step_size is None else step_size
+    return PGD(
+        eps=eps,
+        norm=norm,
+        steps=1,
+        step_size=step,
+        early_stop=False,
+        bounds=bounds,
+        autocast=autocast,
+        seed=seed,
+    )
+
+
+def madry_pgd(
+    eps: float,
+    *,
+    norm: float = math.inf,
+    steps: int = 10,
+    step_size: float | None = None,
+    bounds: Bounds = (0.0, 1.0),
+    autocast: torch.dtype | None = None,
+    seed: int | torch.Generator = 0,
+) -> PGD:
+    """PGD from a random start with equal steps, pushed to the end: Madry et al. (ICLR 2018).
+
+    Their constants are `madry_pgd(8 / 255)` for CIFAR-10 (10 steps of 2 / 255; their paper has 7 steps) and
+    `madry_pgd(0.3, steps=40, step_size=0.01)` for MNIST. They train on the last iterate, here it is the one
+    of highest loss.
+
+    Args:
+        eps: radius of the ball.
+        norm: math.inf or 2.
+        steps: gradient evaluations, at least 1.
+        step_size: in the units of x; None is 2.5 * eps / steps, which crosses the ball.
+        bounds, autocast, seed: as in `PGD`; a generator as seed gives each batch random starts of its own.
+    """
+    step = ConstantStep(2.5 / max(steps, 1)) if step_size is None else step_size
+    return PGD(
+        eps=eps,
+        norm=norm,
+        steps=steps,
+        step_size=step,
+        early_stop=False,
+        bounds=bounds,
+        autocast=autocast,
+        seed=seed,
+    )
