@@ -73,7 +73,7 @@ struct CwStep {
 };
 
 template <class Op, int ThreadsPerRow>
-__global__ void __launch_bounds__(kThreads, blocks_of<Op>())
+__global__ void __launch_bounds__(kThreads, Op::kBlocks)
     update_rows_kernel(Op op, int64_t rows, int64_t cols, double* totals) {
   const int thread = static_cast<int>(threadIdx.x) % ThreadsPerRow;
   const int64_t row =
@@ -116,8 +116,8 @@ inline void launch_cw_step(const CwStepArgs<T>& args, double* scratch, cudaStrea
                    0, stream, op, args.rows, args.cols, args.distance);
   } else {
     const int64_t chunks = (args.cols + kChunk - 1) / kChunk;
-    FASTADV_LAUNCH((chunk_sums_kernel<Op>), dim3(static_cast<unsigned>(args.rows * chunks)), dim3(kThreads),
-                   0, stream, op, args.cols, chunks, scratch);
+    FASTADV_LAUNCH((chunk_sums_kernel<Op, Op::kBlocks>), dim3(static_cast<unsigned>(args.rows * chunks)),
+                   dim3(kThreads), 0, stream, op, args.cols, chunks, scratch);
     const int64_t blocks = (args.rows + kThreads - 1) / kThreads;
     FASTADV_LAUNCH((add_chunks_kernel<double>), dim3(static_cast<unsigned>(blocks)), dim3(kThreads), 0,
                    stream, static_cast<const double*>(scratch), args.rows, chunks, args.distance);

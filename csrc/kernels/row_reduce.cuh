@@ -100,15 +100,9 @@ __global__ void __launch_bounds__(kThreads, kBlocks) row_kernel(Op op, int64_t r
   write_columns(op, row, cols, 0, cols, thread, ThreadsPerRow, op.plan(row, sums));
 }
 
-/// Blocks that an SM holds at least: kBlocks, or fewer for an op that needs more registers than those leave.
-template <class Op>
-constexpr int blocks_of() {
-  if constexpr (requires { Op::kBlocks; }) return Op::kBlocks;
-  return kBlocks;
-}
-
-template <class Op>
-__global__ void __launch_bounds__(kThreads, blocks_of<Op>())
+/// `Blocks` on an SM at least: fewer than kBlocks for an op that needs more registers than those leave.
+template <class Op, int Blocks = kBlocks>
+__global__ void __launch_bounds__(kThreads, Blocks)
     chunk_sums_kernel(Op op, int64_t cols, int64_t chunks, double* partial_sums) {
   const int64_t row = row_of(blockIdx.x, chunks);
   if (!op.reads(row)) return;
