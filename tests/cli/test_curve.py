@@ -235,7 +235,7 @@ def test_nothing_of_the_user_s_is_overwritten(tmp_path, models, pictures):
         ([], "expected image files or --data digits, one of the two"),
         (["x.png", "--data", "digits"], "expected image files or --data digits, one of the two"),
         (["x.png", "--eps", "two"], "--eps: expected a positive number or fraction such as 2/255, got 'two'"),
-        (["x.png", "--norm", "0.5"], "norm must be"),
+        (["x.png", "--norm", "0.5"], "--norm: expected inf, 2, 1, 0 or another number"),
         (["x.png", "--steps", "0"], "--steps"),
         (["--data", "letters"], "--data"),
         (["--data", "digits", "--count", "5000"], "--count"),

@@ -202,7 +202,7 @@ def test_a_folder_with_files_that_no_training_wrote_is_refused(tmp_path, nets, f
             ["--step-size", "-1"],
             "--step-size: expected a positive number or fraction such as 2/255, got '-1'",
         ),
-        (["--norm", "1"], "norm must be inf or 2, got 1.0"),
+        (["--norm", "0", "--eps", "5"], "random_start must be left alone for norm 0"),
         (["--mix", "0"], "mix must be a number in (0, 1], got 0.0"),
         (["--lr", "nan"], "--lr: expected a positive number, got nan"),
         (["--epochs", "0"], "--epochs"),

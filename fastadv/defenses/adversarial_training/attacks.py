@@ -25,7 +25,7 @@ def fast_fgsm(
 
     Args:
         eps: radius of the ball.
-        norm: math.inf or 2.
+        norm: 1 <= norm <= inf.
         step_size: in the units of x; None is their 1.25 * eps.
         bounds, autocast, seed: as in `PGD`; a generator as seed gives each batch random starts of its own.
     """
@@ -35,6 +35,7 @@ def fast_fgsm(
         norm=norm,
         steps=1,
         step_size=step,
+        random_start=True,
         early_stop=False,
         bounds=bounds,
         autocast=autocast,
@@ -60,7 +61,7 @@ def madry_pgd(
 
     Args:
         eps: radius of the ball.
-        norm: math.inf or 2.
+        norm: 1 <= norm <= inf.
         steps: gradient evaluations, at least 1.
         step_size: in the units of x; None is 2.5 * eps / steps, which crosses the ball.
         bounds, autocast, seed: as in `PGD`; a generator as seed gives each batch random starts of its own.
@@ -71,6 +72,7 @@ def madry_pgd(
         norm=norm,
         steps=steps,
         step_size=step,
+        random_start=True,
         early_stop=False,
         bounds=bounds,
         autocast=autocast,
