@@ -109,12 +109,33 @@ def odds_calls(shape: tuple[int, ...], dtype: torch.dtype) -> Iterator[tuple[flo
     yield 0.0, lambda m, to: m.odds_score(to(gaps), to(labels), to(known), to(known))[0]
 
 
+def cw_calls(shape: tuple[int, ...], dtype: torch.dtype) -> Iterator[tuple[float, Call]]:
+    """As `calls`, for the step in tanh space: the new images."""
+    wide = torch.float64 if dtype == torch.float64 else torch.float32
+    x = (0.1 + 0.8 * torch.rand(shape, dtype=torch.float64)).to(dtype)
+    grad = torch.randn(shape, dtype=torch.float64).to(dtype)
+    w = torch.atanh(2 * x.to(wide) - 1)
+    active = torch.arange(len(x)) != 1
+
+    def moved(m: ModuleType, to: Move, tau: float | None) -> Tensor:
+        own = to(x.clone())
+        moments = to(0.1 * torch.ones_like(w)), to(0.1 * torch.ones_like(w))
+        m.cw_step_(
+            own, to(w.clone()), *moments, to(x), to(grad), c=0.5, lr=0.01, step=2, tau=tau, active=to(active)
+        )
+        return own
+
+    for tau in (None, 0.01):
+        yield max(ATOL[dtype], NORMAL_ATOL), partial(moved, tau=tau)
+
+
 def every_call(shape: tuple[int, ...], dtype: torch.dtype, device: str) -> Iterator[tuple[float, Call]]:
     """All calls for samples of one shape and dtype."""
     for norm in NORMS:
         yield from calls(shape, dtype, norm)
     yield from kwta_calls(shape, dtype, device)
     yield from odds_calls(shape, dtype)
+    yield from cw_calls(shape, dtype)
 
 
 def off_boundary(tensor: Tensor, device: str) -> Tensor:

@@ -158,14 +158,16 @@ def test_every_target_is_met_missed_or_said_not_to_be_measured() -> None:
     ]
     measured = {"benchmarks": entries, "datetime": "now", "machine_info": {"fastadv": machine}}
     summary = report.summarise(measured)
-    assert [(t["wanted"], t["got"], t["met"]) for t in summary["targets"][:5]] == [
+    assert [(t["wanted"], t["got"], t["met"]) for t in summary["targets"][:7]] == [
         (3.0, 3.1, True),
         (1.0, 0.9, False),
         (1.3, None, None),
+        (5.0, None, None),
+        (20.0, None, None),
         (1.087, None, None),
         (2.857, 2.857, True),
     ]
-    assert {(t["got"], t["met"]) for t in summary["targets"][5:]} == {(None, None)}
+    assert {(t["got"], t["met"]) for t in summary["targets"][7:]} == {(None, None)}
     assert "3.10x  3.00x met" in printed(summary)
     assert "0.90x  1.00x MISSED" in printed(summary)
 
@@ -191,6 +193,9 @@ def test_the_targets_are_those_of_groups_that_are_measured() -> None:
         elif target.group.startswith("kwta"):
             operator, cols, dtype, data = target.group.split()
             test = f"test_{operator}[{cols}-{data}-{dtype}-{target.contender}]"
+        elif target.group.startswith("project l1"):
+            _, norm, dtype = target.group.split()
+            test = f"test_project_{norm.replace('.', '_')}[{dtype}-{target.contender}]"
         else:
             operator, norm, dtype = target.group.split()
             test = f"test_{operator}[{dtype}-{norm.removeprefix('l')}-{target.contender}]"

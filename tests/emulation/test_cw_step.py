@@ -154,7 +154,7 @@ def test_the_bits_of_a_step_depend_neither_on_batch_mates_nor_on_alignment(
         (512, ["(update_rows_kernel<Op, kWarp>)"]),
         (513, ["(update_rows_kernel<Op, kThreads>)"]),
         (16384, ["(update_rows_kernel<Op, kThreads>)"]),
-        (16385, ["(chunk_sums_kernel<Op>)", "(add_chunks_kernel<double>)"]),
+        (16385, ["(chunk_sums_kernel<Op, Op::kBlocks>)", "(add_chunks_kernel<double>)"]),
     ],
 )
 def test_each_tier_is_taken_for_its_sizes(kernels: ModuleType, cols: int, launches: list[str]) -> None:
