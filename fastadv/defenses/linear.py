@@ -22,6 +22,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from fastadv import ops
 from fastadv._checks import Bounds
 from fastadv.attacks.attack import check_length
 
@@ -159,7 +160,7 @@ def worst_case(
         game = _pose("worst_case", w, b, x, y, norm, bounds)
         radii = _radii("worst_case", eps, x)
         rival = game.rivals_only(game.robust_gaps(radii, norm, bounds)).argmin(1)
-        delta = -radii * _steepest(game.weight[game.y] - game.weight[rival], norm)
+        delta = -radii * ops.steepest(game.weight[game.y] - game.weight[rival], norm)
         return delta if bounds is None else delta.clamp(bounds[0] - x, bounds[1] - x)
 
 
@@ -302,19 +303,6 @@ def _conjugate(norm: float) -> float:
     if norm == 1:
         return math.inf
     return 1.0 if norm == math.inf else norm / (norm - 1)
-
-
-def _steepest(v: Tensor, norm: float) -> Tensor:
-    """[B, D]: argmax over ||u||_p <= 1 of <u, v_i> for each row; for norm 1 the first largest element."""
-    if norm == math.inf:
-        return v.sign()
-    size = v.abs()
-    largest, where = size.max(-1, keepdim=True)
-    if norm == 1:
-        return torch.zeros_like(v).scatter(-1, where, 1) * v.sign()
-    power = (size / torch.where(largest > 0, largest, 1)) ** (_conjugate(norm) - 1)
-    length = torch.linalg.vector_norm(power, norm, dim=-1, keepdim=True)
-    return v.sign() * power / torch.where(length > 0, length, 1)
 
 
 def _distance_in_box(gap: Tensor, slope: Tensor, room: Tensor) -> Tensor:
