@@ -8,6 +8,7 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
+from fastadv._checks import norm_number
 from fastadv.attacks.attack import (
     AttackResult,
     Model,
@@ -29,8 +30,6 @@ from fastadv.attacks.carlini_wagner.l2 import L2Search
 from fastadv.attacks.carlini_wagner.linf import LinfSearch
 from fastadv.attacks.carlini_wagner.search import Search, pixel_dims
 from fastadv.attacks.gradients import Autograd, Estimator, Gradient
-
-NORMS = {"l0": 0.0, "l2": 2.0, "linf": math.inf}
 
 
 class _Defaults(NamedTuple):
@@ -120,11 +119,11 @@ class CarliniWagner:
     def __post_init__(self) -> None:
         """Refuse fields out of range, and fill in those that depend on the norm."""
         name = type(self).__name__
-        norm = NORMS.get(self.norm) if isinstance(self.norm, str) else self.norm
-        if not isinstance(norm, Real) or norm not in _DEFAULTS:
+        norm = norm_number(self.norm)
+        if norm is None or norm not in _DEFAULTS:
             raise ValueError(f"{name}: norm must be 2, inf or 0, got {self.norm!r}")
-        chosen = _DEFAULTS[float(norm)]
-        object.__setattr__(self, "norm", float(norm))
+        chosen = _DEFAULTS[norm]
+        object.__setattr__(self, "norm", norm)
         for field in ("search_steps", "lr", "c_init"):
             if getattr(self, field) is None:
                 object.__setattr__(self, field, getattr(chosen, field))
@@ -200,9 +199,6 @@ class CarliniWagner:
                 part = problem[start : start + chunks.step]
                 progress = Progress(on_step, number, len(chunks), self.search_steps * self.steps)
                 _DEFAULTS[self.norm].search(self, run_model, part, problem, key, result, progress).run()
-            changed, original = result.x_adv, problem.x
-            if self.norm == 0 and self.pixels and (dims := pixel_dims(x)):
-                changed = (changed != original).any(dims).to(x.dtype)
-                original = torch.zeros_like(changed)
-            result.distance.copy_(distances(changed, original, self.norm))
+            pixels = self.pixels and pixel_dims(x) is not None
+            result.distance.copy_(distances(result.x_adv, problem.x, self.norm, pixels))
         return result
