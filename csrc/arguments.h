@@ -124,13 +124,11 @@ inline void check_norm_or_0(const char* op, double norm) {
   require(norm == 0.0 || norm >= 1.0, op, "norm must be 0 or in [1, inf], got ", norm);
 }
 
-/// Elements of a pixel of [B, C, ...] samples.
+/// Elements of a pixel of [B, C, ...] samples; each element of a vector is one.
 inline int64_t channels_of(const char* op, const Tensor& samples, double norm, bool pixels) {
   if (!pixels) return 1;
   require(norm == 0.0, op, "pixels is for norm 0, got norm ", norm);
-  require(samples.dim() >= 2, op, "pixels needs samples [B, C, ...] with channels, got shape ",
-          shape_of(samples));
-  return samples.size(1);
+  return samples.dim() > 2 ? samples.size(1) : 1;
 }
 
 /// Whether memory holds the rows (a row is the dimensions from `first` on, a sample by default) one after

@@ -140,14 +140,10 @@ def spread(op: str, norm: float, count: int) -> None:
         raise ValueError(f"fastadv::{op}: spread is for norm 1, got norm {norm:g} and spread {count}")
 
 
-def pixels(op: str, batch: Tensor, norm: float, wanted: bool) -> None:
-    """Refuse to count pixels for another norm than 0, or of samples that have none."""
+def pixels(op: str, norm: float, wanted: bool) -> None:
+    """Refuse to count pixels for another norm than 0."""
     if wanted and norm != 0:
         raise ValueError(f"fastadv::{op}: pixels is for norm 0, got norm {norm:g}")
-    if wanted and batch.dim() < 2:
-        raise RuntimeError(
-            f"fastadv::{op}: pixels needs samples [B, C, ...] with channels, got shape {list(batch.shape)}"
-        )
 
 
 def non_negative(op: str, name: str, value: float) -> float:

@@ -1,9 +1,9 @@
 // What the projections on lp balls share: magnitudes and room in, magnitudes out.
 //
 // A projection keeps every sign, so it is solved for magnitudes. In the box an element has room, the distance
-// from x to the bound that its sign points to. Results are rounded towards 0, so that they leave neither ball
-// nor box. All arithmetic is in double: a float projection misses the sphere by that rounding alone, 1.2e-7
-// of eps at most.
+// from x to the bound that its sign points to. All arithmetic is in double. A root is rounded to the nearest
+// T within the room: its norm grows by T's relative rounding at most, and the radius is taken less that. What
+// is not the root of an equation is exact but for a bound, and that is rounded towards 0.
 #pragma once
 
 #include "args.cuh"
@@ -27,10 +27,10 @@ struct BallArgs {
   int64_t cols;
   int64_t channels;  // elements of a pixel, cols / channels apart; 1: an element is a pixel
 
-  /// What a norm is taken to be off by. Arithmetic in double and rounding towards 0 leave only the rounding
-  /// of the double sums, unless the element is added to x.
+  /// What a norm is taken to be off by: the double sums, and the elements, which are rounded once, unless
+  /// they are added to x.
   FASTADV_HD double slack() const {
-    return x_adv == nullptr ? fastadv::slack<double>() : fastadv::slack<C>();
+    return x_adv == nullptr ? fastadv::slack<double>() + Rounding<T>::kError : fastadv::slack<C>();
   }
 
   FASTADV_HD bool moves(int64_t row) const { return active == nullptr || active[row]; }
@@ -51,16 +51,6 @@ enum class Outcome {
 FASTADV_HD Outcome outcome_of(double eps, bool moves) {
   if (!moves) return Outcome::stays;
   return eps > 0.0 ? Outcome::unknown : eps <= 0.0 ? Outcome::nothing : Outcome::invalid;
-}
-
-/// Rounds to T without growing.
-template <class T>
-FASTADV_HD T narrow_within(double value) {
-  using C = Compute<T>;
-  const C nearest = static_cast<C>(value);
-  const bool outside = std::fabs(static_cast<double>(nearest)) > std::fabs(value);
-  const C within = outside ? neighbour(nearest, C(0)) : nearest;
-  return round_within<T>(within, C(0), std::fabs(within));
 }
 
 /// Magnitudes of elements col .. col + count - 1, and the room that each has; both 0 beyond them.
@@ -84,23 +74,27 @@ FASTADV_HD void load_magnitudes(const BallArgs<T, V>& args, int64_t row, int64_t
   for (int j = 0; j < N; ++j) size[j] = std::fabs(value[j]) * scale;
 }
 
-/// Writes elements col .. col + count - 1 from their magnitudes; NaN where those are.
+/// Writes elements col .. col + count - 1 from their magnitudes, which rounding takes beyond no limit; NaN
+/// where those are.
 template <int N, class T, class V>
 FASTADV_HD void write_magnitudes(const BallArgs<T, V>& args, int64_t row, int64_t col, int64_t count,
-                                 const double (&size)[N]) {
+                                 const double (&size)[N], const double (&limit)[N]) {
   using C = Compute<T>;
   const V* delta = args.delta + row * args.delta_stride + col;
   T* out = args.out + row * args.cols + col;
   if (args.x_adv == nullptr) {
     for (int j = 0; j < N; ++j) {
-      if (j < count) out[j] = narrow_within<T>(std::copysign(size[j], static_cast<double>(widen(delta[j]))));
+      const double value = std::copysign(size[j], static_cast<double>(widen(delta[j])));
+      if (j < count)
+        out[j] = narrow_within<T>(value, size[j] < Rounding<T>::kLeastNormal ? size[j] : limit[j]);
     }
     return;
   }
   const T* x = args.x + row * args.cols + col;
   for (int j = 0; j < N; ++j) {
     if (j >= count) continue;
-    const C moved = narrow_within<C>(std::copysign(size[j], static_cast<double>(widen(delta[j]))));
+    const double value = std::copysign(size[j], static_cast<double>(widen(delta[j])));
+    const C moved = narrow_within<C>(value, size[j]);
     out[j] = moved == moved ? place<T>(widen(x[j]), moved, std::fabs(moved), args.lower, args.upper)
                             : narrow<T>(moved);
   }
@@ -124,7 +118,7 @@ FASTADV_HD void write_outcome(const BallArgs<T, V>& args, Outcome outcome, doubl
     const double bounded = size[j] > least ? least : size[j];
     size[j] = outcome == Outcome::bounded ? bounded : outcome == Outcome::nothing ? 0.0 : NAN;
   }
-  write_magnitudes(args, row, col, count, size);
+  write_magnitudes(args, row, col, count, size, size);
 }
 
 }  // namespace fastadv

@@ -65,7 +65,7 @@ struct L0Project {
         const double cut = size[j] > room[j] ? room[j] : size[j];
         size[j] = state.greedy.taken(col + j, saved[j], 1.0) > 0.0 ? cut : 0.0;
       }
-      write_magnitudes(args, row, at, count, size);
+      write_magnitudes(args, row, at, count, size, size);
     }
   }
 

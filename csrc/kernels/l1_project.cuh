@@ -92,7 +92,7 @@ struct L1Project {
       const double u = (state.reach - (state.most - a[j])) + state.rest;
       a[j] = u > 0.0 ? (u < room[j] ? u : room[j]) : 0.0;
     }
-    write_magnitudes(args, row, col, count, a);
+    write_magnitudes(args, row, col, count, a, room);
   }
 
  private:

@@ -2,14 +2,14 @@
 //
 // The nearest u to a >= 0 with ||u||_p = eps has u + mu u^(p-1) = a in every element, one mu >= 0 for the
 // whole sample; in the box that u is cut at the element's room, because the problem is separable and convex
-// for every mu. ||u(mu)||_p falls as mu grows, so mu is found by Newton's method in log mu and log ||u||_p,
-// in which the function is concave where elements are alike, kept in a bracket. By duality
+// for every mu. ||u(mu)||_p falls as mu grows, so mu is found by Halley's method in log mu and log ||u||_p,
+// in which the function is all but straight, kept in a bracket. Each of its steps cubes the error. By duality
 //   mu = ||a - u||_q / eps^(p-1),   1/p + 1/q = 1,
 // which bounds mu by its value for u = 0; the triangle inequality bounds it below, because no element loses
 // more than mu max(a)^(p-1); and (1 - eps / ||a||_p) ||a||_q / eps^(p-1) is mu itself where all magnitudes
 // are equal: the first guess.
 //
-// Sweeps per sample: two for the norms, some five for mu, and one that writes.
+// Sweeps per sample: two for the norms, two to five for mu, and one that writes.
 #pragma once
 
 #include "ball.cuh"
@@ -59,11 +59,11 @@ struct LpRoots {
   }
 
  private:
-  /// With u = a r: r + w = 1, where w = mu a^(p-2) r^(p-1). Newton's method in ln r, in which r + w is
-  /// convex, from where the larger of the two is 1: it comes down to the root and never passes it, and a step
-  /// moves neither ln r nor ln w by more than 1.
+  /// With u = a r: r + w = 1, where w = mu a^(p-2) r^(p-1). Halley's method in ln r, in which r + w is
+  /// convex, from where the larger of the two is 1. A step cubes the excess of r + w, and from there on none
+  /// moves ln r or ln w by more than 2.
   FASTADV_HD void solve_any(const double (&a)[N], double p, double log2_mu) {
-    constexpr double kLog2E = 0x1.71547652b82fep+0, kNear = 0x1p-30;
+    constexpr double kLog2E = 0x1.71547652b82fep+0, kNear = 0x1p-17;
     const double power_of_r = p - 1.0;
     double r[N], w[N];
     for (int j = 0; j < N; ++j) {
@@ -73,10 +73,13 @@ struct LpRoots {
     }
     const auto step = [&](int j, double least) {
       const double excess = r[j] + w[j] - 1.0;
-      const double down = excess > least ? excess / (r[j] + power_of_r * w[j]) * kLog2E : 0.0;
+      const double slope = r[j] + power_of_r * w[j], bend = r[j] + power_of_r * (power_of_r * w[j]);
+      const double length = 2.0 * excess * slope / (2.0 * slope * slope - excess * bend);
+      const bool far = std::fabs(excess) > least;
+      const double down = far ? length * kLog2E : 0.0;
       r[j] *= exp2_of(-down);
       w[j] *= exp2_of(-down * power_of_r);
-      return excess > least;
+      return far;
     };
     constexpr int kMost = 100;
     for (int steps = 0; steps < kMost; ++steps) {
@@ -85,7 +88,7 @@ struct LpRoots {
       if (moving == 0) break;
     }
     for (int j = 0; j < N; ++j) {
-      step(j, 0.0);  // doubles the digits
+      step(j, 0.0);  // three times the digits
       u[j] = a[j] * r[j];
       power[j] = a[j] * a[j] * (r[j] * w[j]);
       fall[j] = w[j] / (r[j] + power_of_r * w[j]);
@@ -95,9 +98,10 @@ struct LpRoots {
 
 template <class T, class V>
 struct LpProject {
-  static constexpr int kValues = 3;
+  static constexpr int kValues = 4;
   static constexpr int kMostSweeps = 150;
-  enum Phase { largest, norms, newton };
+  static constexpr double kLn2 = 0x1.62e42fefa39efp-1, kNear = 0x1p-44, kNearBounds = 0x1p-25;
+  enum Phase { largest, norms, root };
   struct State {
     Outcome outcome;
     Phase phase;
@@ -107,6 +111,7 @@ struct LpProject {
     double cut_max;  // the same in the box
     double eps;      // scaled, less the slack
     double log2_eps;
+    double gap;  // log2 of the norm over eps
     double log2_mu;
     double low;  // what log2_mu is above and below
     double high;
@@ -114,7 +119,6 @@ struct LpProject {
   };
   BallArgs<T, V> args;
   double p;
-  static constexpr bool kPrecise = sizeof(Compute<T>) == sizeof(double);
 
   FASTADV_HD double conjugate() const { return p == 1.5 ? 3.0 : p == 3.0 ? 1.5 : p / (p - 1.0); }
 
@@ -139,22 +143,24 @@ struct LpProject {
                         double (&values)[kValues][N]) const {
     double a[N], room[N];
     load_magnitudes(args, row, col, count, state.scale, a, room);
-    if (state.phase == newton) {
+    if (state.phase == root) {
       LpRoots<N> roots;
       roots.solve(a, p, state.log2_mu, state.log2_eps);
       for (int j = 0; j < N; ++j) {
         const bool cut = roots.u[j] > room[j];
+        const double fall = roots.fall[j];
         values[0][j] = cut ? 0.0 : roots.power[j];
-        values[1][j] = cut ? 0.0 : roots.power[j] * roots.fall[j];
-        values[2][j] = cut ? room[j] / state.eps : 0.0;
+        values[1][j] = values[0][j] * fall;
+        values[2][j] = values[1][j] * (1.0 - (p - 1.0) * fall * (3.0 - (p - 2.0) * fall));
+        values[3][j] = cut ? room[j] / state.eps : 0.0;
       }
-      if (args.x != nullptr) raise(values[2], p);
+      if (args.x != nullptr) raise(values[3], p);
       return;
     }
     for (int j = 0; j < N; ++j) {
       values[0][j] = a[j] < room[j] ? a[j] : room[j];
       values[1][j] = a[j];
-      values[2][j] = 0.0;
+      values[2][j] = values[3][j] = 0.0;
     }
     if (state.phase == largest) {
       for (int j = 0; j < N; ++j) {
@@ -162,10 +168,8 @@ struct LpProject {
         values[1][j] = a[j] < HUGE_VAL ? a[j] : HUGE_VAL;
       }
     } else {
-      for (int j = 0; j < N; ++j) {  // divided, so that the largest is exactly 1
-        values[0][j] /= state.cut_max;
-        values[1][j] /= state.a_max;
-      }
+      for (int j = 0; j < N; ++j) values[0][j] /= state.cut_max;  // divided, so that the largest is exactly 1
+      for (int j = 0; j < N; ++j) values[1][j] = args.x == nullptr ? values[0][j] : a[j] / state.a_max;
       raise(values[0], p);
       raise(values[1], conjugate());
     }
@@ -187,8 +191,12 @@ struct LpProject {
     LpRoots<N> roots;
     roots.solve(a, p, state.log2_mu, state.log2_eps);
     const double back = 1.0 / state.scale;
-    for (int j = 0; j < N; ++j) roots.u[j] = (roots.u[j] < room[j] ? roots.u[j] : room[j]) * back;
-    write_magnitudes(args, row, col, count, roots.u);
+    for (int j = 0; j < N; ++j) {
+      room[j] *= back;
+      const double u = roots.u[j] * back;
+      roots.u[j] = u < room[j] ? u : room[j];
+    }
+    write_magnitudes(args, row, col, count, roots.u, room);
   }
 
  private:
@@ -217,29 +225,37 @@ struct LpProject {
     }
     state.eps = radius * (1.0 - args.slack());
     state.log2_eps = log2_of(state.eps);
+    state.gap = log2_of(norm) - state.log2_eps;
     const double log2_dual = log2_of(state.a_max) + log2_of(values[1]) / conjugate();
     const double most = log2_dual - (p - 1.0) * state.log2_eps;
     state.log2_mu = most + log2_of(1.0 - state.eps / norm);
     const double n = static_cast<double>(args.cols);
     state.low = log2_of(norm - state.eps) - log2_of(n) / p - (p - 1.0) * log2_of(state.a_max) - 1e-9;
     state.high = most + 1e-9 * (1.0 + std::fabs(most));
-    state.phase = newton;
+    state.phase = root;
   }
 
+  /// With S = sum of u^p, u' = -fall u and fall' = fall (1 - (p - 1) fall) (1 - (p - 2) fall), all in ln mu.
   FASTADV_HD void take_step(State& state, const double (&values)[kValues]) const {
     // In units of eps^p.
     const double unit = p * state.log2_eps + (LpRoots<1>::with_mu(p, state.log2_eps) ? state.log2_mu : 0.0);
     const double uncut = values[0] > 0.0 ? exp2_of(log2_of(values[0]) - unit) : 0.0;
-    const double total = uncut + values[2];
+    const double total = uncut + values[3];
     const double excess = log2_of(total) / p;  // of log2 ||u||_p over log2 eps
-    const double fall = uncut > 0.0 ? uncut / total * (values[1] / values[0]) : 0.0;
-    const double tolerance = kPrecise ? 0x1p-30 : 0x1p-20;  // which a step of Newton's squares
+    const double share = uncut > 0.0 ? uncut / total / values[0] : 0.0;
+    const double fall = share * values[1], bend = share * values[2] + p * fall * fall;
     (excess > 0.0 ? state.low : state.high) = state.log2_mu;
-    double next = state.log2_mu + excess / fall;
+    // Where the function is far from its parabola, Newton's step times 2 or 2/3 at most.
+    const double curved = clamp(kLn2 * excess * bend / (2.0 * fall * fall), -0.5, 0.5);
+    double next = state.log2_mu + excess / (fall * (1.0 + curved));
     const bool trusted = fall > 0.0 && next >= state.low && next <= state.high && state.sweeps < 40;
     if (!trusted) next = 0.5 * (state.low + state.high);
     ++state.sweeps;
-    if ((trusted && std::fabs(excess) < tolerance) || next == state.log2_mu || state.sweeps == kMostSweeps) {
+    const double error = std::fabs(excess);
+    // What a step leaves goes with (error / gap)^3 gap; elements that come to their bounds add error^2.
+    const bool near = error * error * error <= kNear * state.gap * state.gap;
+    const bool among_bounds = args.x != nullptr && error > kNearBounds;
+    if ((trusted && near && !among_bounds) || next == state.log2_mu || state.sweeps == kMostSweeps) {
       state.outcome = Outcome::root;
     }
     state.log2_mu = next;

@@ -1,30 +1,10 @@
-// Powers with real exponents in double, by polynomials of our own: every device computes the same bits, and a
-// CPU's lanes compute several at once. Both functions are right to a few units in the last place.
+// Exponentials, logarithms and powers by polynomials of our own: every device and every SIMD level computes
+// the same bits, and a CPU's lanes compute several at once. All are right to a few units in the last place.
 #pragma once
 
 #include "scalar.cuh"
 
 namespace fastadv {
-
-FASTADV_HD uint64_t bits_of(double value) {
-#if defined(__CUDA_ARCH__)
-  return static_cast<uint64_t>(__double_as_longlong(value));
-#else
-  uint64_t bits;
-  std::memcpy(&bits, &value, sizeof bits);
-  return bits;
-#endif
-}
-
-FASTADV_HD double double_of(uint64_t bits) {
-#if defined(__CUDA_ARCH__)
-  return __longlong_as_double(static_cast<int64_t>(bits));
-#else
-  double value;
-  std::memcpy(&value, &bits, sizeof value);
-  return value;
-#endif
-}
 
 /// log2(x) for x >= 0, which counts as the least normal number where it is less: x = m 2^e with m in
 /// [sqrt(1/2), sqrt(2)), and ln m = 2 artanh(s) with s = (m - 1) / (m + 1), |s| < 0.172, by its series.
@@ -50,6 +30,34 @@ FASTADV_HD double log2_of(double x) {
   return exponent + ln * 0x1.71547652b82fep+0;  // 1 / ln 2
 }
 
+/// exp(t) for |t| <= ln 2 / 2, by its series: the remainder is below 6e-9 of it in float, 5e-18 in double.
+FASTADV_HD float exp_near_zero(float t) {
+  float p = 1.0f / 5040.0f;
+  p = p * t + 1.0f / 720.0f;
+  p = p * t + 1.0f / 120.0f;
+  p = p * t + 1.0f / 24.0f;
+  p = p * t + 1.0f / 6.0f;
+  p = p * t + 0.5f;
+  p = p * t + 1.0f;
+  return p * t + 1.0f;
+}
+FASTADV_HD double exp_near_zero(double t) {
+  double p = 1.0 / 6227020800.0;
+  p = p * t + 1.0 / 479001600.0;
+  p = p * t + 1.0 / 39916800.0;
+  p = p * t + 1.0 / 3628800.0;
+  p = p * t + 1.0 / 362880.0;
+  p = p * t + 1.0 / 40320.0;
+  p = p * t + 1.0 / 5040.0;
+  p = p * t + 1.0 / 720.0;
+  p = p * t + 1.0 / 120.0;
+  p = p * t + 1.0 / 24.0;
+  p = p * t + 1.0 / 6.0;
+  p = p * t + 0.5;
+  p = p * t + 1.0;
+  return p * t + 1.0;
+}
+
 /// 2^x, 0 below 2^-1022, and for x > 1023 as for 1023: the nearest integer goes to the exponent, the rest, at
 /// most 1/2, into the series of exp.
 FASTADV_HD double exp2_of(double x) {
@@ -57,21 +65,27 @@ FASTADV_HD double exp2_of(double x) {
   const double inside = low < 1023.0 ? low : 1023.0;
   const double rounded = inside + 0x1.8p52;  // whose lowest bits are the nearest integer
   const double t = (inside - (rounded - 0x1.8p52)) * 0x1.62e42fefa39efp-1;  // ln 2
-  double p = 1.0 / 6227020800;
-  p = p * t + 1.0 / 479001600;
-  p = p * t + 1.0 / 39916800;
-  p = p * t + 1.0 / 3628800;
-  p = p * t + 1.0 / 362880;
-  p = p * t + 1.0 / 40320;
-  p = p * t + 1.0 / 5040;
-  p = p * t + 1.0 / 720;
-  p = p * t + 1.0 / 120;
-  p = p * t + 1.0 / 24;
-  p = p * t + 1.0 / 6;
-  p = p * t + 0.5;
-  p = p * t + 1.0;
-  p = p * t + 1.0;
-  return x >= -1022.0 ? double_of(bits_of(p) + (bits_of(rounded) << 52)) : 0.0;
+  return x >= -1022.0 ? double_of(bits_of(exp_near_zero(t)) + (bits_of(rounded) << 52)) : 0.0;
+}
+
+/// exp(-a) for a >= 0, not below 1e-38 (1e-307): -a = n ln 2 + r with |r| <= ln 2 / 2. Adding and subtracting
+/// 1.5 * 2^23 (2^52) rounds to the nearest integer n, which the low bits of the sum spell out.
+FASTADV_HD float exp_of_minus(float a) {
+  a = a < 87.0f ? a : 87.0f;
+  constexpr float kRound = 0x1.8p23f, kLn2High = 0x1.62ep-1f, kLn2Low = 0x1.0bfbe8p-15f;
+  const float shifted = kRound - a * 0x1.715476p+0f;
+  const float n = shifted - kRound;
+  const float r = (-a - n * kLn2High) - n * kLn2Low;
+  return exp_near_zero(r) * float_of((bits_of(shifted) << 23) + 0x3f800000u);
+}
+
+FASTADV_HD double exp_of_minus(double a) {
+  a = a < 707.0 ? a : 707.0;
+  constexpr double kRound = 0x1.8p52, kLn2High = 0x1.62e42fefa38p-1, kLn2Low = 0x1.ef35793c7673p-45;
+  const double shifted = kRound - a * 0x1.71547652b82fep+0;
+  const double n = shifted - kRound;
+  const double r = (-a - n * kLn2High) - n * kLn2Low;
+  return exp_near_zero(r) * double_of((bits_of(shifted) << 52) + 0x3ff0000000000000u);
 }
 
 /// The power of two that scales a number into [1, 2); 1 for 0.

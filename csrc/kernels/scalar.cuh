@@ -51,6 +51,26 @@ FASTADV_HD float float_of(uint32_t bits) {
 #endif
 }
 
+FASTADV_HD uint64_t bits_of(double value) {
+#if defined(__CUDA_ARCH__)
+  return static_cast<uint64_t>(__double_as_longlong(value));
+#else
+  uint64_t bits;
+  std::memcpy(&bits, &value, sizeof bits);
+  return bits;
+#endif
+}
+
+FASTADV_HD double double_of(uint64_t bits) {
+#if defined(__CUDA_ARCH__)
+  return __longlong_as_double(static_cast<int64_t>(bits));
+#else
+  double value;
+  std::memcpy(&value, &bits, sizeof value);
+  return value;
+#endif
+}
+
 FASTADV_HD float widen(float value) {
   return value;
 }
@@ -101,6 +121,39 @@ FASTADV_HD Half narrow<Half>(float value) {
   return {static_cast<uint16_t>(sign | (magnitude >= 0x47800000u ? special : finite))};
 }
 
+/// The next number of T towards 0, for what is neither 0 nor a NaN.
+FASTADV_HD float towards_zero(float value) {
+  return float_of(bits_of(value) - 1u);
+}
+FASTADV_HD double towards_zero(double value) {
+  return double_of(bits_of(value) - 1u);
+}
+FASTADV_HD Half towards_zero(Half value) {
+  return {static_cast<uint16_t>(value.bits - 1u)};
+}
+FASTADV_HD BFloat16 towards_zero(BFloat16 value) {
+  return {static_cast<uint16_t>(value.bits - 1u)};
+}
+
+/// What rounding a double to T is off by, relative to it: 2^-24 in float, on the way to which half precision
+/// is rounded too. No relation holds below T's least normal number.
+template <class T>
+struct Rounding {
+  static constexpr double kError = 0x1p-24, kLeastNormal = 0x1p-126;
+};
+template <>
+struct Rounding<double> {
+  static constexpr double kError = 0.0, kLeastNormal = 0.0;
+};
+template <>
+struct Rounding<Half> {
+  static constexpr double kError = 0x1p-11 + 0x1p-24, kLeastNormal = 0x1p-14;
+};
+template <>
+struct Rounding<BFloat16> {
+  static constexpr double kError = 0x1p-8 + 0x1p-24, kLeastNormal = 0x1p-126;
+};
+
 /// The neighbour of `value` on the side of `target`; `value` must differ from `target`.
 ///
 /// For float and double the neighbour is reached without a branch: 5/8 of an ulp at the bottom of
@@ -134,6 +187,13 @@ FASTADV_HD T round_within(C value, C origin, C limit) {
   const T nearest = narrow<T>(value);
   const bool outside = std::fabs(widen(nearest) - origin) > limit;
   return outside ? neighbour(nearest, origin) : nearest;
+}
+
+/// Rounds to the nearest T whose magnitude is not beyond `limit`, itself at least that of `value`.
+template <class T>
+FASTADV_HD T narrow_within(double value, double limit) {
+  const T nearest = narrow<T>(static_cast<Compute<T>>(value));
+  return std::fabs(static_cast<double>(widen(nearest))) > limit ? towards_zero(nearest) : nearest;
 }
 
 /// A NaN among the limits gives NaN: a radius that is no number must not pass for no limit.

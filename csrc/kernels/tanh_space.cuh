@@ -6,64 +6,9 @@
 // the lower face of the box, and its derivative at both.
 #pragma once
 
-#include "scalar.cuh"
+#include "power.cuh"
 
 namespace fastadv {
-
-FASTADV_HD uint64_t bits_of(double value) {
-  uint64_t bits;
-  std::memcpy(&bits, &value, sizeof bits);
-  return bits;
-}
-FASTADV_HD double double_of(uint64_t bits) {
-  double value;
-  std::memcpy(&value, &bits, sizeof value);
-  return value;
-}
-
-/// exp(-a) for a >= 0, not below 1e-38 (1e-307): -a = n ln 2 + r with |r| <= ln 2 / 2; exp(r) by its series,
-/// whose remainder is below 6e-9 of it. Adding and subtracting 1.5 * 2^23 rounds to the nearest integer n,
-/// which the low bits of the sum spell out.
-FASTADV_HD float exp_of_minus(float a) {
-  a = a < 87.0f ? a : 87.0f;
-  constexpr float kRound = 0x1.8p23f, kLn2High = 0x1.62ep-1f, kLn2Low = 0x1.0bfbe8p-15f;
-  const float shifted = kRound - a * 0x1.715476p+0f;
-  const float n = shifted - kRound;
-  const float r = (-a - n * kLn2High) - n * kLn2Low;
-  float p = 1.0f / 5040.0f;
-  p = p * r + 1.0f / 720.0f;
-  p = p * r + 1.0f / 120.0f;
-  p = p * r + 1.0f / 24.0f;
-  p = p * r + 1.0f / 6.0f;
-  p = p * r + 0.5f;
-  p = p * r + 1.0f;
-  p = p * r + 1.0f;
-  return p * float_of((bits_of(shifted) << 23) + 0x3f800000u);
-}
-
-/// Likewise; the remainder is below 5e-18.
-FASTADV_HD double exp_of_minus(double a) {
-  a = a < 707.0 ? a : 707.0;
-  constexpr double kRound = 0x1.8p52, kLn2High = 0x1.62e42fefa38p-1, kLn2Low = 0x1.ef35793c7673p-45;
-  const double shifted = kRound - a * 0x1.71547652b82fep+0;
-  const double n = shifted - kRound;
-  const double r = (-a - n * kLn2High) - n * kLn2Low;
-  double p = 1.0 / 6227020800.0;
-  p = p * r + 1.0 / 479001600.0;
-  p = p * r + 1.0 / 39916800.0;
-  p = p * r + 1.0 / 3628800.0;
-  p = p * r + 1.0 / 362880.0;
-  p = p * r + 1.0 / 40320.0;
-  p = p * r + 1.0 / 5040.0;
-  p = p * r + 1.0 / 720.0;
-  p = p * r + 1.0 / 120.0;
-  p = p * r + 1.0 / 24.0;
-  p = p * r + 1.0 / 6.0;
-  p = p * r + 0.5;
-  p = p * r + 1.0;
-  p = p * r + 1.0;
-  return p * double_of((bits_of(shifted) << 52) + 0x3ff0000000000000u);
-}
 
 /// Adam's constants (Kingma and Ba 2015), those of Carlini and Wagner.
 constexpr double kBeta1 = 0.9, kBeta2 = 0.999, kAdamEps = 1e-8;

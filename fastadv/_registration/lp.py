@@ -34,7 +34,7 @@ def _fake_step(
     _checks.samples(op, "x_adv", x_adv)
     _checks.norm_value(op, norm)
     _checks.spread(op, norm, spread)
-    _checks.pixels(op, x_adv, norm, pixels)
+    _checks.pixels(op, norm, pixels)
     _checks.interval(op, (lower, upper))
     _checks.like(op, "x", x, "x_adv", x_adv)
     _checks.like(op, "grad", grad, "x_adv", x_adv)
@@ -58,7 +58,7 @@ def _fake_project(
     _checks.samples("project", "delta", delta)
     _checks.norm_value("project", norm)
     _checks.interval("project", _box(lower, upper))
-    _checks.pixels("project", delta, norm, pixels)
+    _checks.pixels("project", norm, pixels)
     if x is not None:
         _checks.like("project", "x", x, "delta", delta)
     _checks.scalar_or_per_sample("project", "eps", eps, delta)

@@ -214,13 +214,14 @@ def undisturbed(model: Model) -> Iterator[None]:
 def distances(x_adv: Tensor, x: Tensor, norm: Norm, pixels: bool = False) -> Tensor:
     """[B] float64: the lp norm of x_adv - x, the difference taken in the compute dtype.
 
-    For norm 0 it is the number of elements that differ, or of pixels of [B, C, ...] samples.
+    For norm 0 it is the number of elements that differ, or of pixels of [B, C, ...] samples; a vector's
+    elements are pixels.
     """
     dtype = compute_dtype(x.dtype)
     delta = x_adv.to(dtype) - x.to(dtype)
     p = norm_value("distances", norm)
     if p == 0:
-        changed = (delta != 0).any(1, keepdim=True) if pixels else delta != 0
+        changed = (delta != 0).any(1, keepdim=True) if pixels and x.dim() > 2 else delta != 0
         return changed.flatten(1).sum(1).double()
     return lp_norm(delta, p).flatten().double()
 

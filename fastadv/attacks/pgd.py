@@ -57,7 +57,7 @@ class PGD:
             "steepest" steps go along the gradient instead, and further: `attacks.lp_steps` says why.
         spread: norm 1 only: the fraction of a sample's elements, in [0, 1], that share a step at least (one
             element does in any case), or a schedule (step, steps) -> fraction; None is `SpreadDecay()`.
-        pixels: norm 0 only: eps counts pixels of [B, C, ...] samples.
+        pixels: norm 0 only: eps counts pixels of [B, C, ...] samples; elements of vectors are pixels.
         loss: "ce", "margin", "dlr", "logit_gap", a callable, or a `SampleLoss` such as `LogitMatching`; see
             `fastadv.attacks.losses`.
         gradient: where gradients come from: `Autograd()`, `EOT`, `Evolution`, or your own `Gradient` or

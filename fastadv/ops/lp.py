@@ -53,7 +53,8 @@ def pgd_step(
         rule: "steepest" moves by step_size * steepest(grad, norm), "gradient" by step_size * grad.
         active: [B] bool; samples that are False come back bit for bit.
         spread: norm 1 only: the least number of elements that share a step, >= 1.
-        pixels: norm 0 only: count pixels of [B, C, ...] samples, which have C channels each.
+        pixels: norm 0 only: count pixels of [B, C, ...] samples, which have C channels each; in [B, N] each
+            element is a pixel.
 
     Returns:
         [B, ...] in the dtype and memory format of x_adv. Never requires grad: an attack is not
@@ -125,7 +126,8 @@ def project(
         norm: 0, 1 <= norm <= inf, or "linf", "l2", "l1", "l0".
         x: like delta: what the deltas are added to, inside the bounds; together with `bounds`.
         bounds: (lower, upper) of every element of x + u.
-        pixels: norm 0 only: keep whole pixels of [B, C, ...] samples, ranked by the sum over their channels.
+        pixels: norm 0 only: keep whole pixels of [B, C, ...] samples, ranked by the sum over their channels;
+            in [B, N] each element is a pixel.
 
     Returns:
         [B, ...] in the dtype and memory format of delta; differentiable in delta, eps and x.
@@ -136,7 +138,7 @@ def project(
     if (x is None) != (bounds is None):
         raise ValueError("fastadv::project: x and bounds must come together")
     lower, upper = _checks.interval("project", bounds)
-    _checks.pixels("project", delta, norm, pixels)
+    _checks.pixels("project", norm, pixels)
     eps = per_sample("project", "eps", eps, delta)
     if is_native(delta):
         return torch.ops.fastadv.project.default(delta, eps, norm, x, lower, upper, pixels)
@@ -238,7 +240,7 @@ def _step_arguments(
     if rule not in ("steepest", "gradient"):
         raise ValueError(f"fastadv::{op}: rule must be 'steepest' or 'gradient', got {rule!r}")
     _checks.spread(op, norm, spread)
-    _checks.pixels(op, x_adv, norm, pixels)
+    _checks.pixels(op, norm, pixels)
     eps = per_sample(op, "eps", eps, x_adv)
     step_size = per_sample(op, "step_size", step_size, x_adv)
     return x_adv, x, grad, eps, step_size, norm, lower, upper, rule == "steepest", active, spread, pixels

@@ -9,6 +9,14 @@ from fastadv._checks import compute_dtype
 # sums, the scale, the products) cannot leave the ball and projecting twice changes nothing. float32: eight
 # roundings. float64: the sums are in float64 too, and their error grows with the sample.
 SLACK = {torch.float32: 2.0**-21, torch.float64: 2.0**-41}
+# What an element is off by, relatively, that is computed in float64 and rounded once; half precision is
+# rounded on the way to float32 as well. No relation holds below the dtype's least normal number.
+ROUNDING = {
+    torch.float64: 0.0,
+    torch.float32: 2.0**-24,
+    torch.float16: 2.0**-11 + 2.0**-24,
+    torch.bfloat16: 2.0**-8 + 2.0**-24,
+}
 
 
 def over_samples(value: float | Tensor, samples: Tensor) -> Tensor:

@@ -60,7 +60,8 @@ def pgd_step(
         else:
             move = _straight_move(grad.double(), step, norm, rule)
         moved = delta.double() + move
-        delta = nearest_point(moved, eps, norm, room_in_box(moved, centre, low, high), pixels, dtype)
+        room = room_in_box(moved, centre, low, high)
+        delta = nearest_point(moved, eps, norm, room, pixels, SLACK[dtype]).to(dtype)
         limit = delta.abs()
     out = round_within((centre + delta).clamp(lower, upper), centre, limit, x.dtype)
     return out if active is None else torch.where(over_samples(active, x), out, x_adv)

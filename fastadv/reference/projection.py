@@ -10,6 +10,7 @@ from torch import Tensor
 from fastadv import _checks
 from fastadv._checks import Bounds, Norm, compute_dtype
 from fastadv.reference._samples import (
+    ROUNDING,
     SLACK,
     l2_norm,
     lp_norm,
@@ -129,22 +130,28 @@ def projected(
         result = wide * scale.to(dtype)
         limit = result.abs()
     else:
-        result = nearest_point(delta, eps, norm, room, pixels, dtype)
-        limit = result.abs()
+        # In float64, and rounded to the nearest element that has room; its norm grows by ROUNDING at most.
+        slack = SLACK[torch.float64] + ROUNDING[delta.dtype]
+        result = nearest_point(delta, eps, norm, room, pixels, slack)
+        limit = torch.full_like(result, math.inf) if room is None else room.double()
+        limit = torch.where(result.abs() < torch.finfo(delta.dtype).tiny, result.abs(), limit)
     return round_within(result, torch.zeros_like(result), limit, delta.dtype)
 
 
 def nearest_point(
-    delta: Tensor, eps: Tensor, norm: float, room: Tensor | None, pixels: bool, dtype: torch.dtype
+    delta: Tensor, eps: Tensor, norm: float, room: Tensor | None, pixels: bool, slack: float
 ) -> Tensor:
-    """The nearest point to delta in the ball and within the room, in `dtype`, for all norms but inf."""
+    """The nearest point to delta within the room and in the ball, whose radius counts less `slack` of it.
+
+    In float64, for all norms but inf. What is in the whole ball stays what it is.
+    """
     size = delta.double().abs()
     within = size if room is None else torch.minimum(size, room)
     if norm == 0:
         within = torch.where(kept_by_l0(size, within, eps, pixels), within, 0)
     else:
-        within = _shrunk(size, within, room, eps, norm, SLACK[dtype])
-    return within.to(dtype).copysign(delta.to(dtype))
+        within = _shrunk(size, within, room, eps, norm, slack)
+    return within.copysign(delta.double())
 
 
 def room_in_box(delta: Tensor, x: Tensor, lower: float, upper: float) -> Tensor:
@@ -165,7 +172,7 @@ def kept_by_l0(size: Tensor, within: Tensor, eps: Tensor, pixels: bool) -> Tenso
     """Which elements are kept: the floor(eps) that gain most, the first of equals.
 
     Keeping `within` of `size` gains size^2 - (size - within)^2 = within (2 size - within), in float64. A
-    pixel's gain is the sum of its channels', from the first to the last.
+    pixel's gain is the sum of its channels', from the first to the last; a vector's elements are pixels.
     """
     if size.numel() == 0:
         return torch.ones_like(size, dtype=torch.bool)
@@ -175,7 +182,7 @@ def kept_by_l0(size: Tensor, within: Tensor, eps: Tensor, pixels: bool) -> Tenso
     size, within = size.double() * scale, within.double() * scale
     gain = within * (2 * size - within)
     shape = size.shape
-    if pixels:
+    if pixels and size.dim() > 2:
         gain = functools.reduce(torch.add, gain.unbind(1)).unsqueeze(1)
     order = gain.flatten(1).argsort(dim=1, descending=True, stable=True)
     rank = torch.empty_like(order).scatter_(

@@ -1,11 +1,12 @@
 """Attacks in every norm on a linear model, whose worst case is known."""
 
 import math
+from functools import partial
 
 import pytest
 import torch
 
-from fastadv import FGSM, PGD
+from fastadv import FGSM, PGD, CarliniWagner
 from tests.attacks.nets import BatchInvariant, samples
 
 SIZE = 40
@@ -70,6 +71,15 @@ def test_the_distance_of_norm_0_counts_elements_or_pixels():
     assert (changed > 0).all()
     by_elements = PGD(eps=3, norm=0, steps=5, early_stop=False).run(model, x)
     assert torch.equal(by_elements.distance, (by_elements.x_adv != x).flatten(1).sum(1).double())
+
+
+@pytest.mark.parametrize("attack", [partial(PGD, eps=3, steps=5), partial(CarliniWagner, steps=20)])
+def test_pixels_of_vectors_are_their_elements(attack):
+    model, x = BatchInvariant(18), samples(4, 18)
+    by_pixel, by_element = (attack(norm=0, pixels=pixels).run(model, x) for pixels in (True, False))
+    assert torch.equal(by_pixel.x_adv, by_element.x_adv)
+    assert torch.equal(by_pixel.distance, by_element.distance)
+    assert torch.equal(by_pixel.distance, (by_pixel.x_adv != x).sum(1).double())
 
 
 @pytest.mark.parametrize(

@@ -107,6 +107,16 @@ def test_norm_0_keeps_the_first_of_equals_and_whole_pixels(device, backend):
     assert ops.project(large, 1.0, 0).tolist() == [[0, large[0, 1].item(), 0]]
 
 
+def test_each_element_of_a_vector_is_a_pixel(device, backend):
+    delta, x = (t.to(device) for t in inputs(20))
+    box = {"x": x, "bounds": (0.0, 1.0)}
+    expected = ops.project(delta, 4.0, 0, **box)
+    assert ((expected != 0).sum(1) == 4).all()
+    assert torch.equal(ops.project(delta, 4.0, 0, pixels=True, **box), expected)
+    step = {"eps": 4.0, "step_size": 0.3, "norm": 0}
+    assert torch.equal(ops.pgd_step(x, x, delta, pixels=True, **step), ops.pgd_step(x, x, delta, **step))
+
+
 def test_an_element_at_its_bound_stays_and_leaves_the_radius_to_the_others(device, backend):
     x = torch.tensor([[1.0, 0.5, 0.5]], device=device)
     delta = torch.tensor([[9.0, 0.3, 0.1]], device=device)

@@ -28,7 +28,7 @@ from fastadv.attacks.attack import (
 from fastadv.attacks.carlini_wagner.l0 import L0Search
 from fastadv.attacks.carlini_wagner.l2 import L2Search
 from fastadv.attacks.carlini_wagner.linf import LinfSearch
-from fastadv.attacks.carlini_wagner.search import Search, pixel_dims
+from fastadv.attacks.carlini_wagner.search import Search
 from fastadv.attacks.gradients import Autograd, Estimator, Gradient
 
 
@@ -90,7 +90,7 @@ class CarliniWagner:
             (targeted: minus that of the target), which never ends; with norm 2 the distance is then not
             squared, and 1 / c is the survey's lambda: fix it by `search_steps=1, c_init=1 / lambda`.
         pixels: in norm 0, count and keep pixels, all channels together, of samples [C, H, W] (or with other
-            dimensions behind C, if there are any), as published; False: single elements.
+            dimensions behind C), as published; False, and in vectors: single elements.
         gradient: where gradients come from, as in `fastadv.PGD`.
         bounds: (lower, upper) of every element of x, both finite: the image of tanh space.
         autocast: run the model, and nothing else, under torch.autocast with this dtype.
@@ -199,6 +199,5 @@ class CarliniWagner:
                 part = problem[start : start + chunks.step]
                 progress = Progress(on_step, number, len(chunks), self.search_steps * self.steps)
                 _DEFAULTS[self.norm].search(self, run_model, part, problem, key, result, progress).run()
-            pixels = self.pixels and pixel_dims(x) is not None
-            result.distance.copy_(distances(result.x_adv, problem.x, self.norm, pixels))
+            result.distance.copy_(distances(result.x_adv, problem.x, self.norm, self.pixels))
         return result
