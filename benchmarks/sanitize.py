@@ -11,6 +11,7 @@ import os
 from collections.abc import Callable, Iterator
 from functools import partial
 from types import ModuleType
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -19,8 +20,12 @@ import fastadv
 from fastadv import ops, reference
 
 # A warp, a block and several blocks per sample; one short of a pack, one beyond; samples of one element.
-SHAPES = [(3, 1), (3, 31), (2, 3, 7, 11), (2, 1027), (2, 16385)]
+SHAPES = [(3, 1), (3, 31), (2, 3, 7, 11), (2, 2049), (2, 16385)]
 NORMS = [math.inf, 2.0]
+# Those whose kernels sweep over a sample, in a small block or, from 2049 elements on, in a large one; two
+# closed forms and the general case.
+SWEPT_NORMS = [0.0, 1.0, 1.5, 3.0, 7.0]
+LONGEST_SWEPT = 4096
 # Two units in the last place at 1: an l2 result may lie on the other side of a rounding boundary.
 ATOL = {torch.float32: 2.0**-22, torch.float64: 2.0**-51, torch.float16: 2.0**-9, torch.bfloat16: 2.0**-6}
 # Normals are float32 values, whose logarithm and cosine the GPU may round otherwise than the CPU.
@@ -58,6 +63,41 @@ def calls(shape: tuple[int, ...], dtype: torch.dtype, norm: float) -> Iterator[t
     atol = max(atol, NORMAL_ATOL)
     yield atol, lambda m, to: m.random_in_ball(to(x), 0.3, norm, seed=to(seed))
     yield atol, lambda m, to: m.random_in_ball(to(x), to(each), norm, bounds=None, seed=to(seed), ids=to(ids))
+
+
+def swept_calls(shape: tuple[int, ...], dtype: torch.dtype, norm: float) -> Iterator[tuple[float, Call]]:
+    """As `calls`, for the norms whose kernels sweep, and for the box with norms 2 and inf."""
+    x = torch.rand(shape, dtype=torch.float64).to(dtype)
+    grad = torch.randn(shape, dtype=torch.float64).to(dtype)
+    count = x[0].numel()
+    radius = max(1.0, count // 3) if norm == 0 else 0.4 * count ** (1 / norm)
+    wide = torch.float64 if dtype == torch.float64 else torch.float32
+    each = torch.linspace(0, 1.5 * radius, len(x), dtype=wide)
+    # What float32 aims below the sphere, of a radius that few elements of a box may have to make up for.
+    atol = ATOL[dtype] + 4 * radius * reference.SLACK[wide]
+    box = {"bounds": (0.0, 1.0)}
+    yield atol, lambda m, to: m.project(to(grad), to(each), norm, x=to(x), **box, pixels=norm == 0)
+    if norm in NORMS:
+        return
+    yield atol, lambda m, to: m.project(to(grad), radius, norm)
+    ways = [{"rule": "steepest"}, {"rule": "gradient"}]
+    ways += [{"spread": 5}] if norm == 1 else [{"pixels": True}] if norm == 0 else []
+    active = torch.arange(len(x)) != 1
+    for way in ways:
+
+        def step(m: ModuleType, to: Move, way: dict[str, Any] = way) -> Tensor:
+            own = {"eps": to(each), "step_size": to(each), "active": to(active)}
+            own |= {"best": to(x.clone()), "better": to(active)}
+            return m.pgd_step_(to(x.clone()), to(x), to(grad), norm=norm, **own, **way)
+
+        yield atol, step
+    if norm != 0:
+        yield atol, lambda m, to: m.steepest(to(grad), norm)
+        ids, seed = torch.arange(len(x)) + 2**40, torch.tensor([7, 1])
+        yield (
+            max(atol, NORMAL_ATOL),
+            lambda m, to: m.random_in_ball(to(x), to(each), norm, seed=to(seed), ids=to(ids)),
+        )
 
 
 def kwta_tiers(cols: int, device: str) -> list[str]:
@@ -133,6 +173,9 @@ def every_call(shape: tuple[int, ...], dtype: torch.dtype, device: str) -> Itera
     """All calls for samples of one shape and dtype."""
     for norm in NORMS:
         yield from calls(shape, dtype, norm)
+    if math.prod(shape[1:]) <= LONGEST_SWEPT:
+        for norm in NORMS + SWEPT_NORMS:
+            yield from swept_calls(shape, dtype, norm)
     yield from kwta_calls(shape, dtype, device)
     yield from odds_calls(shape, dtype)
     yield from cw_calls(shape, dtype)

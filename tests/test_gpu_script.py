@@ -18,7 +18,7 @@ import fastadv
 from benchmarks import gpu, machine, report, sanitize
 
 ROOT = Path(__file__).parents[1]
-SANITIZED = "sanitize: 1312 calls agree with the reference"
+SANITIZED = "sanitize: 2336 calls agree with the reference"
 CLEAN = f"========= COMPUTE-SANITIZER\n{SANITIZED}\n========= ERROR SUMMARY: 0 errors\n"
 HAZARD = """========= COMPUTE-SANITIZER
 ========= Error: Race reported between Write access at row_kernel+0x150 and Read access at row_kernel+0x1a0

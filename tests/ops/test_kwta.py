@@ -14,7 +14,7 @@ KINDS = ["normal", "relu", "ties", "equal", "negative", "zeros of both signs", "
 # Both sides of every limit: a word of winners, a block of keys, rows without a histogram, rows shared by
 # threads; on a GPU a warp's and a block's row.
 LENGTHS = [1, 2, 31, 32, 33, 256, 257, 1024, 1025, 4097, 20011, 70001]
-BITS = {2: torch.int16, 4: torch.int32, 8: torch.int64}
+BITS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 PER = {"sample": 1, "channel": 2, "last": -1}
 
 

@@ -8,72 +8,59 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 import fastadv
 from fastadv import ops
-from tests.ops.inputs import DTYPES, NORMS, step_inputs
+from tests.ops.calls import CASES, calls, copies, results_of
+from tests.ops.inputs import DTYPES, NORMS, poison, step_inputs
+from tests.ops.test_kwta import same_bits
 
 pytestmark = pytest.mark.usefixtures("native")
 
 
-def calls(dtype, device, norm, requires_grad=False):
-    """(operator, positional arguments) of every operator."""
-    x_adv, x, grad = step_inputs((3, 4, 5, 6), dtype, device)
-    last = torch.channels_last
-    wide = torch.float64 if dtype == torch.float64 else torch.float32
-    scalar = torch.tensor(0.3, dtype=wide)
-    each = torch.tensor([0.1, 0.2, 0.0], dtype=wide, device=device)
-    active = torch.tensor([True, False, True], device=device)
-    seed = torch.tensor([1, 2], device=device)
-    ids = torch.tensor([7, 8, 9], device=device)
-    library = torch.ops.fastadv
-    grad.requires_grad_(requires_grad)
-    yield library.pgd_step, (x_adv, x, grad, scalar, scalar, norm, 0.0, 1.0)
-    yield library.pgd_step, (x_adv.to(memory_format=last), x, grad, each, each, norm, 0.0, 1.0, False, active)
-    yield library.pgd_step_, (x_adv.clone(), x, grad, scalar, each, norm, -math.inf, math.inf)
-    keep = (True, active, 1, False, torch.zeros_like(x), ~active)
-    yield library.pgd_step_, (x_adv.clone(), x, grad, scalar, each, norm, 0.0, 1.0, *keep)
-    yield library.project, (grad, each, norm)
-    yield library.project, (grad.to(memory_format=last), scalar, norm)
-    yield library.steepest, (grad, norm)
-    yield library.random_in_ball, (x, each, norm, 0.0, 1.0, seed, ids)
-    yield library.random_in_ball, (x.transpose(0, 1), scalar, norm, 0.0, 1.0, seed)
-    yield library.add_noise, (grad, 2, "normal", 0.1, 0.0, 1.0, seed, ids, 3)
-    yield library.add_noise, (grad.transpose(0, 1), 2, "sign", 0.1, -math.inf, math.inf, seed)
-    clean, noisy = grad.detach()[0, :, 0], grad.detach()[:, :, 0]
-    sums = torch.ones(4, 6, dtype=torch.float64, device=device)
-    yield library.gap_moments, (clean, noisy)
-    yield library.gap_moments, (clean, noisy, sums, sums)
-    known = torch.rand(2, 5, 5, dtype=torch.float64, device=device)
-    yield library.odds_score, (known, torch.arange(5, device=device), known, known, True)
-    yield library.kwta, (grad, 7)
-    yield library.kwta, (grad.to(memory_format=last), 7, "sample", "lowest_index", "straight_through", False)
-    yield library.kwta, (grad.transpose(1, 2), 3, "channel")
-    place, *means = (x.to(wide).clone() for _ in range(3))
-    yield library.cw_step_, (x_adv.clone(), place, *means, x, grad, scalar, each, 0.1, 2, 0.0, 1.0)
-    hinge = (each, active, torch.zeros_like(x), ~active)
-    moved = x_adv.to(memory_format=last)
-    yield library.cw_step_, (moved, place, *means, x, grad, each, scalar, 0.1, 1, 0.0, 1.0, *hinge)
-    words = torch.arange(12, dtype=torch.int32, device=device).view(3, 4)
-    constant = grad.detach()  # kwta_backward refuses to be differentiated
-    yield library.kwta_backward, (constant.to(memory_format=last), words)
-    words = torch.arange(60, dtype=torch.int32, device=device).view(60, 1)
-    yield library.kwta_backward, (constant, words, "last")
+every_case = pytest.mark.parametrize("case", CASES)
 
 
-@pytest.mark.parametrize("norm", NORMS)
+@pytest.mark.parametrize("case", [0.0, math.inf, None])
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_opcheck_passes_for_every_operator(dtype, norm, device):
-    for op, args in calls(dtype, device, norm):
+def test_opcheck_passes_for_every_operator(dtype, case, device):
+    for op, args in calls(dtype, device, case):
         torch.library.opcheck(op.default, args)
 
 
-@pytest.mark.parametrize("norm", NORMS)
-def test_opcheck_passes_where_inputs_require_grad(norm, device):
-    for op, args in calls(torch.float64, device, norm, requires_grad=True):
+@pytest.mark.parametrize("case", [1.5, 2.0, None])
+def test_opcheck_passes_where_inputs_require_grad(case, device):
+    for op, args in calls(torch.float64, device, case, requires_grad=True):
         torch.library.opcheck(op.default, args)
 
 
-@pytest.mark.parametrize("norm", NORMS)
-def test_fake_cuda_tensors_give_the_real_shapes_and_strides_without_a_gpu(norm):
-    for op, args in calls(torch.float32, "cpu", norm):
+@every_case
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_a_call_gives_the_same_bits_every_time_whatever_memory_held_before(dtype, case, device):
+    for op, args in calls(dtype, device, case):
+        first = results_of(op, copies(args))
+        for _ in range(3):
+            for result in first:
+                if result.is_floating_point():
+                    poison(result)
+            again = results_of(op, copies(args))
+            assert all(same_bits(a, b) for a, b in zip(again, first, strict=True)), op
+
+
+@every_case
+def test_compiled_calls_have_no_graph_break_and_the_same_results(case, device):
+    operators, arguments = zip(*calls(torch.float32, device, case), strict=True)
+
+    def run(arguments):
+        return [results_of(op, args) for op, args in zip(operators, arguments, strict=True)]
+
+    torch.compiler.reset()
+    compiled = torch.compile(run, fullgraph=True, backend="aot_eager")
+    expected, got = run([copies(args) for args in arguments]), compiled([copies(args) for args in arguments])
+    for op, ours, theirs in zip(operators, got, expected, strict=True):
+        assert all(same_bits(a, b) for a, b in zip(ours, theirs, strict=True)), op
+
+
+@every_case
+def test_fake_cuda_tensors_give_the_real_shapes_and_strides_without_a_gpu(case):
+    for op, args in calls(torch.float32, "cpu", case):
         real = op.default(*args)
         with FakeTensorMode(allow_non_fake_inputs=True):
             fakes = [
