@@ -28,12 +28,13 @@ template <class Kernel>
 Tensor cw_step_(Tensor x_adv, Tensor w, Tensor m, Tensor v, const Tensor& x, const Tensor& grad,
                 const Tensor& c, const Tensor& weight, double lr, int64_t step, double lower, double upper,
                 const std::optional<Tensor>& tau, const std::optional<Tensor>& active,
-                const std::optional<Tensor>& best, const std::optional<Tensor>& better) {
+                const std::optional<Tensor>& best, const std::optional<Tensor>& better, double stretch) {
   const char* op = "cw_step_";
   const Batch batch = batch_of(op, "x_adv", x_adv);
   check_bounds(op, lower, upper);
   require(lower > -kInf && upper < kInf, op, "lower and upper must be finite, got ", lower, " and ", upper);
   require(lr >= 0, op, "lr must be at least 0, got ", lr);
+  require(stretch >= 0 && stretch < kInf, op, "stretch must be finite and at least 0, got ", stretch);
   require(step >= 1, op, "step must be at least 1, got ", step);
   check_like(op, "x", x, "x_adv", x_adv);
   check_like(op, "grad", grad, "x_adv", x_adv);
@@ -75,7 +76,7 @@ Tensor cw_step_(Tensor x_adv, Tensor w, Tensor m, Tensor v, const Tensor& x, con
                                flags ? read_ptr<bool>(*flags) : nullptr,
                                best ? write_ptr<T>(kept.flat()) : nullptr,
                                keepers ? read_ptr<bool>(*keepers) : nullptr,
-                               TanhSpace<C>(lower, upper, lr, step),
+                               TanhSpace<C>(lower, upper, lr, step, stretch),
                                batch.rows,
                                batch.cols};
       tau ? Kernel::template run<T, true>(args, flat) : Kernel::template run<T, false>(args, flat);

@@ -48,7 +48,7 @@ STABLE_TORCH_LIBRARY(fastadv, m) {
       "cw_step_(Tensor(a!) x_adv, Tensor(b!) w, Tensor(c!) m, Tensor(d!) v, Tensor x, Tensor grad, Tensor c, "
       "Tensor weight, float lr, SymInt step, float lower, float upper, Tensor? tau=None, Tensor? "
       "active=None, "
-      "Tensor(e!)? best=None, Tensor? better=None) -> Tensor");
+      "Tensor(e!)? best=None, Tensor? better=None, float stretch=0.) -> Tensor");
   m.def("_simd_level() -> str");
 }
 

@@ -155,6 +155,13 @@ def non_negative(op: str, name: str, value: float) -> float:
     return float(value)
 
 
+def stretch(op: str, value: float) -> float:
+    """How far tanh is drawn out, as a float."""
+    if non_negative(op, "stretch", value) == math.inf:
+        raise ValueError(f"fastadv::{op}: stretch must be finite, got {value}")
+    return float(value)
+
+
 def is_interval(bounds: object) -> bool:
     """Whether these are two numbers in order."""
     return (

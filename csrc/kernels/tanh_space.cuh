@@ -1,5 +1,7 @@
 // The update of one element in tanh space, shared by every backend: x' = lower + (upper - lower) s(w) with
-// s(w) = (tanh(w) + 1) / 2 = 1 / (1 + exp(-2 w)), Adam on w, and what an element adds to the distance.
+// s(w) = (tanh(w) + 1) / 2 = 1 / (1 + exp(-2 w)), Adam on w, and what an element adds to the distance. With a
+// stretch, s is drawn out to (1 + stretch) (s - 1/2) + 1/2 and w ends where that is 0 or 1: the faces of the
+// box are then within reach, and so is the way back from them.
 //
 // The exponential is a polynomial of our own, so that every device and every SIMD level computes the same
 // bits, and a CPU's lanes several at once. Written with exp(-2 |w|), s is accurate relative to itself at
@@ -21,25 +23,30 @@ struct TanhSpace {
   C range;
   C rate;       // lr / (1 - beta1^step)
   C root_bias;  // 1 / sqrt(1 - beta2^step)
+  C stretch;
+  C limit;  // of |w|, by a part in 1e6 beyond the faces, so that rounding cannot keep x' from them
 
-  TanhSpace(double lower, double upper, double lr, int64_t step)
+  TanhSpace(double lower, double upper, double lr, int64_t step, double stretch)
       : lower(static_cast<C>(lower)),
         upper(static_cast<C>(upper)),
         range(static_cast<C>(upper - lower)),
         rate(static_cast<C>(lr / (1.0 - std::pow(kBeta1, static_cast<double>(step))))),
-        root_bias(static_cast<C>(1.0 / std::sqrt(1.0 - std::pow(kBeta2, static_cast<double>(step))))) {}
+        root_bias(static_cast<C>(1.0 / std::sqrt(1.0 - std::pow(kBeta2, static_cast<double>(step))))),
+        stretch(static_cast<C>(stretch)),
+        limit(static_cast<C>((1.0 + 1e-6) * std::atanh(1.0 / (1.0 + stretch)))) {}
 
   /// The derivative of x' in w.
   FASTADV_HD C slope(C w) const {
     const C e = exp_of_minus(C(2) * std::fabs(w));
     const C inverse = C(1) / (C(1) + e);
-    return C(2) * range * (e * inverse * inverse);
+    return C(2) * (range + range * stretch) * (e * inverse * inverse);
   }
 
   FASTADV_HD C image(C w) const {
     const C e = exp_of_minus(C(2) * std::fabs(w));
     const C inverse = C(1) / (C(1) + e);
-    return clamp(lower + range * (w < C(0) ? e * inverse : inverse), lower, upper);
+    const C s = w < C(0) ? e * inverse : inverse;
+    return clamp(lower + range * (s + stretch * (s - C(0.5))), lower, upper);
   }
 };
 
@@ -71,7 +78,8 @@ FASTADV_HD T tanh_space_update(const TanhSpace<C>& space, const Pull<Hinge, C>& 
   const C g = clamp(raw, -kLargest, kLargest);
   const C next_m = C(kBeta1) * m + C(1.0 - kBeta1) * g;
   const C next_v = C(kBeta2) * v + C(1.0 - kBeta2) * (g * g);
-  const C next_w = w - space.rate * next_m / (std::sqrt(next_v) * space.root_bias + C(kAdamEps));
+  const C step = space.rate * next_m / (std::sqrt(next_v) * space.root_bias + C(kAdamEps));
+  const C next_w = clamp(w - step, -space.limit, space.limit);
   const bool moves = raw == raw;
   m = moves ? next_m : m;
   v = moves ? next_v : v;

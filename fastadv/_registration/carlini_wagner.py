@@ -24,9 +24,11 @@ def _fake_cw_step(
     active: Tensor | None = None,
     best: Tensor | None = None,
     better: Tensor | None = None,
+    stretch: float = 0.0,
 ) -> Tensor:
     _checks.finite_interval("cw_step_", (lower, upper))
     _checks.non_negative("cw_step_", "lr", lr)
+    _checks.stretch("cw_step_", stretch)
     _checks.positive_count("cw_step_", "step", step)
     _checks.cw_state(x_adv, w, m, v, x, grad, (c, weight, tau), active, best, better)
     return x_adv.new_empty(x_adv.shape[:1], dtype=torch.float64)

@@ -25,6 +25,7 @@ def cw_step_(
     active: Tensor | None = None,
     best: Tensor | None = None,
     better: Tensor | None = None,
+    stretch: float = 0.0,
 ) -> Tensor:
     """One step of Adam on weight * distance - c * reward in tanh space, the new image and its distance.
 
@@ -32,6 +33,10 @@ def cw_step_(
     x' = lower + (upper - lower) (tanh(w) + 1) / 2 is inside the box whatever w is. The distance is
     ||x' - x||_2^2, or with tau that of section VI-C: the sum of max(0, |x'_i - x_i| - tau). Adam is that of
     Kingma and Ba (ICLR 2015) with betas 0.9 and 0.999 and eps 1e-8. Overwrites x_adv, w, m and v.
+
+    A stretch > 0 puts (1 + stretch) tanh(w) in the place of tanh(w) and keeps |w| where that is at most 1.
+    The published map never reaches the faces of the box and is flat next to them; this one reaches them, with
+    a slope of stretch (2 + stretch) / (1 + stretch) times that of the published map in the middle.
 
     Args:
         x_adv: [B, ...] current images, those at which grad was taken.
@@ -49,6 +54,7 @@ def cw_step_(
         active: [B] bool; samples that are False keep the bits of all four.
         best: like x_adv; samples that are `better` leave x_adv there before they move.
         better: [B] bool.
+        stretch: >= 0; 0 is the published map.
 
     Returns:
         [B] float64: the distance of each new image, without its weight.
@@ -56,6 +62,7 @@ def cw_step_(
     _checks.samples("cw_step_", "x_adv", x_adv)
     lower, upper = _checks.finite_interval("cw_step_", bounds)
     _checks.non_negative("cw_step_", "lr", lr)
+    _checks.stretch("cw_step_", stretch)
     _checks.positive_count("cw_step_", "step", step)
     for name, tensor in (("x_adv", x_adv), ("w", w), ("m", m), ("v", v)):
         if tensor.requires_grad and torch.is_grad_enabled():
@@ -65,7 +72,7 @@ def cw_step_(
     c, weight = (per_sample("cw_step_", name, value, x) for name, value in (("c", c), ("weight", weight)))
     tau = None if tau is None else per_sample("cw_step_", "tau", tau, x)
     if is_native(x_adv):
-        args = (x_adv, w, m, v, x, grad, c, weight, lr, step, lower, upper, tau, active, best, better)
+        args = (x_adv, w, m, v, x, grad, c, weight, lr, step, lower, upper, tau, active, best, better, stretch)
         distance = torch.ops.fastadv.cw_step_.default(*args)
         if not torch.compiler.is_compiling():
             torch.autograd.graph.increment_version((x_adv, w, m, v))
@@ -87,4 +94,5 @@ def cw_step_(
         active=active,
         best=best,
         better=better,
+        stretch=stretch,
     )

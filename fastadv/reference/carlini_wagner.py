@@ -11,6 +11,7 @@ from fastadv.reference._samples import over_samples
 
 BETAS, ADAM_EPS = (0.9, 0.999), 1e-8
 LARGEST_GRADIENT = 2.0**60  # whose square float32 still holds
+BEYOND = 1 + 1e-6  # w may pass the faces of the box by this, so that rounding cannot keep x' from them
 
 
 @torch.no_grad()
@@ -31,6 +32,7 @@ def cw_step_(
     active: Tensor | None = None,
     best: Tensor | None = None,
     better: Tensor | None = None,
+    stretch: float = 0.0,
 ) -> Tensor:
     """One step of Adam in tanh space, in place; see `fastadv.ops.cw_step_`."""
     lower, upper = _checks.interval("cw_step_", bounds)
@@ -42,19 +44,23 @@ def cw_step_(
     delta = x_adv.to(dtype) - centre
     pull = 2 * delta if tau is None else torch.where(delta.abs() > tau, delta.sign(), 0)
     s = torch.sigmoid(2 * w)
-    slope = 2 * (upper - lower) * s * torch.sigmoid(-2 * w)  # dx'/dw: 1 - s would cancel
+    slope = 2 * (1 + stretch) * (upper - lower) * s * torch.sigmoid(-2 * w)  # dx'/dw: 1 - s would cancel
     g = (over_samples(weight, x) * pull - over_samples(c, x) * grad.to(dtype)) * slope
     g = g.clamp(-LARGEST_GRADIENT, LARGEST_GRADIENT)
     next_m = BETAS[0] * m + (1 - BETAS[0]) * g
     next_v = BETAS[1] * v + (1 - BETAS[1]) * g.square()
     size = lr / (1 - BETAS[0] ** step)
     next_w = w - size * next_m / (next_v.sqrt() / math.sqrt(1 - BETAS[1] ** step) + ADAM_EPS)
+    if stretch > 0:
+        limit = BEYOND * math.atanh(1 / (1 + stretch))
+        next_w = next_w.clamp(-limit, limit)
     moves = ~g.isnan()
     if active is not None:
         moves = moves & over_samples(active, x)
     for state, following in ((w, next_w), (m, next_m), (v, next_v)):
         state.copy_(torch.where(moves, following, state))
-    image = (lower + (upper - lower) * torch.sigmoid(2 * w)).clamp(lower, upper).to(x.dtype)
+    s = torch.sigmoid(2 * w)
+    image = (lower + (upper - lower) * (s + stretch * (s - 0.5))).clamp(lower, upper).to(x.dtype)
     x_adv.copy_(image if active is None else torch.where(over_samples(active, x), image, x_adv))
     delta = (x_adv.to(dtype) - centre).double()
     terms = delta.square() if tau is None else (delta.abs() - tau).clamp(min=0)

@@ -4,7 +4,7 @@
 
 void cw_step(Dtype dtype, void* x_adv, void* w, void* m, void* v, const void* x, const void* grad,
              double* distance, Values c, Values weight, const Values* tau, const bool* active, void* best,
-             const bool* better, double lr, int64_t step, Bounds bounds, Shape shape) {
+             const bool* better, double lr, int64_t step, Bounds bounds, double stretch, Shape shape) {
   dispatch(dtype, [&]<class T>(T) {
     using C = fastadv::Compute<T>;
     const fastadv::CwStepArgs<T> args{
@@ -21,7 +21,7 @@ void cw_step(Dtype dtype, void* x_adv, void* w, void* m, void* v, const void* x,
         .active = active,
         .best = static_cast<T*>(best),
         .better = better,
-        .space = fastadv::TanhSpace<C>(bounds.lower, bounds.upper, lr, step),
+        .space = fastadv::TanhSpace<C>(bounds.lower, bounds.upper, lr, step, stretch),
         .rows = shape.rows,
         .cols = shape.cols,
     };

@@ -201,16 +201,17 @@ PYBIND11_MODULE(kernel_module, m) {
          const py::array& grad, Doubles distance, const PerSample& c, const PerSample& weight,
          const std::optional<PerSample>& tau, const std::optional<Bools>& active,
          std::optional<py::array> best, const std::optional<Bools>& better, double lr, int64_t step,
-         std::pair<double, double> bounds) {
+         std::pair<double, double> bounds, double stretch) {
         const Samples samples(dtype, x_adv), state(dtype == "float64" ? "float64" : "float32", w);
         const Values hinge = tau ? samples.per_sample(*tau) : Values{};
         cw_step(samples.dtype(), samples.write(x_adv), state.write(w), state.write(m), state.write(v),
                 samples.read(x), samples.read(grad), distance.mutable_data(), samples.per_sample(c),
                 samples.per_sample(weight), tau ? &hinge : nullptr, data_or_null(active),
                 best ? samples.write(*best) : nullptr, data_or_null(better), lr, step,
-                {bounds.first, bounds.second}, samples.shape());
+                {bounds.first, bounds.second}, stretch, samples.shape());
       },
       arg("dtype"), arg("x_adv"), arg("w"), arg("m"), arg("v"), arg("x"), arg("grad"), arg("distance"),
       arg("c"), arg("weight"), arg("tau") = py::none(), arg("active") = py::none(), arg("best") = py::none(),
-      arg("better") = py::none(), arg("lr") = 0.01, arg("step") = 1, arg("bounds") = std::pair(0.0, 1.0));
+      arg("better") = py::none(), arg("lr") = 0.01, arg("step") = 1, arg("bounds") = std::pair(0.0, 1.0),
+      arg("stretch") = 0.0);
 }

@@ -60,4 +60,4 @@ void odds_score(double* score, int64_t* towards, const double* gaps, const int64
 // w, m and v are of the compute type; tau is null for l2.
 void cw_step(Dtype dtype, void* x_adv, void* w, void* m, void* v, const void* x, const void* grad,
              double* distance, Values c, Values weight, const Values* tau, const bool* active, void* best,
-             const bool* better, double lr, int64_t step, Bounds bounds, Shape shape);
+             const bool* better, double lr, int64_t step, Bounds bounds, double stretch, Shape shape);

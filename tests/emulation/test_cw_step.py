@@ -38,6 +38,7 @@ class CwCase:
     keeps: bool = False
     offsets: tuple[int, ...] = (0,) * 7  # of x_adv, w, m, v, x, grad and best
     bounds: tuple[float, float] = (0.0, 1.0)
+    stretch: float = 0.0
 
 
 CASES = {
@@ -45,6 +46,7 @@ CASES = {
     "hinge": CwCase(hinge=True, numbers="shared"),
     "per_sample": CwCase(numbers="per_sample", some_active=True, keeps=True),
     "per_sample_hinge": CwCase(numbers="per_sample", hinge=True, some_active=True, bounds=(-1.5, 2.0)),
+    "stretched": CwCase(stretch=1.0, some_active=True, bounds=(-1.5, 2.0)),
     "shifted": CwCase(keeps=True, offsets=(1,) * 7),
     "shifted_apart": CwCase(keeps=True, offsets=(0, 1, 0, 3, 0, 2, 1), some_active=True),
 }
@@ -88,6 +90,7 @@ class Step:
             lr=0.02,
             step=3,
             bounds=self.case.bounds,
+            stretch=self.case.stretch,
         )
         return [*(output.checked() for output in (*outputs, best)), torch.from_numpy(distance)]
 
@@ -102,6 +105,7 @@ class Step:
             lr=0.02,
             step=3,
             bounds=self.case.bounds,
+            stretch=self.case.stretch,
             active=self.active,
             best=None if self.better is None else best,
             better=self.better,

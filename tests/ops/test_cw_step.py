@@ -44,14 +44,14 @@ def copies(tensors):
 STEP = {"c": 0.7, "lr": 0.02, "step": 3, "weight": 0.4}
 
 
-@pytest.mark.parametrize("tau", TAUS)
+@pytest.mark.parametrize(("tau", "stretch"), [(None, 0.0), (0.05, 0.0), (None, 0.7)])
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("shape", SHAPES)
-def test_the_kernel_agrees_with_the_reference(shape, dtype, tau, device, native):
+def test_the_kernel_agrees_with_the_reference(shape, dtype, tau, stretch, device, native):
     inputs = cw_inputs(shape, dtype, device)
     got, expected = copies(inputs), [t.cpu() for t in inputs]
-    distance = ops.cw_step_(*got, **STEP, tau=tau)
-    exact = reference.cw_step_(*expected, **STEP, tau=tau)
+    distance = ops.cw_step_(*got, **STEP, tau=tau, stretch=stretch)
+    exact = reference.cw_step_(*expected, **STEP, tau=tau, stretch=stretch)
     unit = ULP[wide(dtype)]
     for name, a, b in zip(STATE, got, expected, strict=False):
         # A few roundings of the compute dtype, and the neighbour in that of the samples.
@@ -67,18 +67,18 @@ def test_the_kernel_agrees_with_the_reference(shape, dtype, tau, device, native)
     assert torch.allclose(distance.cpu(), exact, rtol=0.05 if dtype.itemsize == 2 else 1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize("tau", TAUS)
+@pytest.mark.parametrize(("tau", "stretch"), [(None, 0.0), (0.05, 0.0), (None, 1.0), (0.05, 0.1)])
 @pytest.mark.parametrize("bounds", [(0.0, 1.0), (-2.5, 3.0)])
-def test_a_step_is_adam_on_the_objective_as_autograd_differentiates_it(bounds, tau, device, backend):
+def test_a_step_is_adam_on_the_objective_as_autograd_differentiates_it(bounds, tau, stretch, device, backend):
     """With pytorch's own Adam, over several steps from rest."""
     *_, x, _ = cw_inputs((3, 4, 5), torch.float64, device, bounds=bounds)
     c = torch.tensor([0.1, 1.0, 30.0], device=device, dtype=torch.float64)
     target = torch.linspace(*bounds, x[0].numel(), device=device, dtype=torch.float64).view(x[0].shape)
     lower, upper = bounds
-    place = torch.atanh(((x - lower) * 2 / (upper - lower) - 1).clamp(-1, 1) * 0.999)
+    place = torch.atanh(((x - lower) * 2 / (upper - lower) - 1).clamp(-1, 1) * 0.8 / (1 + stretch))
 
-    def image(w):
-        return lower + (upper - lower) * (torch.tanh(w) + 1) / 2
+    def image(w):  # none gets to a face of the box here
+        return lower + (upper - lower) * ((1 + stretch) * torch.tanh(w) + 1) / 2
 
     def reward(x_adv):
         return -(x_adv - target).pow(4).flatten(1).sum(1)
@@ -89,7 +89,7 @@ def test_a_step_is_adam_on_the_objective_as_autograd_differentiates_it(bounds, t
         return terms.flatten(1).sum(1)
 
     free = place.clone().requires_grad_()
-    adam = torch.optim.Adam([free], lr=0.05)
+    adam = torch.optim.Adam([free], lr=0.02)
     w, m, v, x_adv = place.clone(), torch.zeros_like(x), torch.zeros_like(x), image(place)
     for step in range(1, 6):
         adam.zero_grad()
@@ -98,7 +98,19 @@ def test_a_step_is_adam_on_the_objective_as_autograd_differentiates_it(bounds, t
         seen = x_adv.clone().requires_grad_()
         (grad,) = torch.autograd.grad(reward(seen).sum(), seen)
         got = ops.cw_step_(
-            x_adv, w, m, v, x, grad, c=c, lr=0.05, step=step, bounds=bounds, weight=0.5, tau=tau
+            x_adv,
+            w,
+            m,
+            v,
+            x,
+            grad,
+            c=c,
+            lr=0.02,
+            step=step,
+            bounds=bounds,
+            weight=0.5,
+            tau=tau,
+            stretch=stretch,
         )
         assert torch.allclose(w, free.detach(), rtol=0, atol=1e-9)
         assert torch.allclose(x_adv, image(free).detach(), rtol=0, atol=1e-9)
@@ -124,6 +136,32 @@ def test_images_are_in_the_box_wherever_w_is_and_accurate_next_to_its_lower_face
         assert torch.allclose(
             x_adv[0, 2:4].double(), torch.sigmoid(2 * w[0, 2:4].double()), rtol=1e-6, atol=0
         )
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_stretched_images_reach_the_faces_of_the_box_exactly_and_leave_them_at_once(dtype, device, backend):
+    for stretch in (0.01, 0.3, 1.0, 50.0):
+        x = torch.tensor([[-0.1, -0.1, 0.3, 0.7, 0.7]], device=device, dtype=dtype)
+        out = torch.tensor([[1.0, -1.0, 0.0, 1.0, -1.0]], device=device, dtype=dtype)  # x_adv goes with it
+        w, m, v = (torch.zeros_like(x, dtype=wide(dtype)) for _ in range(3))
+        w += torch.tensor([-1e30, -20.0, 0.0, 20.0, 1e30], device=device)
+        x_adv = x.clone()
+
+        def step(grad, lr, step, of=(x_adv, w, m, v, x), stretch=stretch):
+            return ops.cw_step_(
+                *of, grad, c=1.0, lr=lr, step=step, bounds=(-0.1, 0.7), weight=0, stretch=stretch
+            )
+
+        assert step(torch.zeros_like(out), 0.0, 1) == 0
+        assert torch.equal(x_adv[:, [0, 1, 3, 4]], x[:, [0, 1, 3, 4]])
+        for number in range(1, 41):  # outwards: w stays where the faces are
+            step(-out, 0.01, number)
+        rest = w.clone()
+        assert torch.equal(x_adv[:, [0, 4]], torch.tensor([[-0.1, 0.7]], device=device, dtype=dtype))
+        for state in (m, v):
+            state.zero_()
+        step(out, 0.1 * rest[0, 0].abs().item(), 1)
+        assert x_adv[0, 0] > -0.1 and x_adv[0, 4] < 0.7
 
 
 def test_a_saturated_pixel_has_the_derivative_that_tanh_has_there(device, native):
@@ -283,6 +321,8 @@ def test_any_step_ends_in_the_box_and_without_a_nan(device, size, c, lr, step, d
     [
         ({"bounds": (0.0, float("inf"))}, ValueError, "cw_step_: bounds must be finite"),
         ({"lr": -0.1}, ValueError, "cw_step_: lr must be at least 0, got -0.1"),
+        ({"stretch": -1.0}, ValueError, "cw_step_: stretch must be at least 0, got -1.0"),
+        ({"stretch": float("inf")}, ValueError, "cw_step_: stretch must be finite, got inf"),
         ({"step": 0}, ValueError, "cw_step_: step must be at least 1, got 0"),
         ({"c": -1.0}, ValueError, "cw_step_: c must be at least 0, got -1.0"),
         ({"c": torch.ones(3)}, RuntimeError, r"c must have shape \[\] or \[2\], got \[3\]"),

@@ -89,6 +89,9 @@ class CarliniWagner:
             `fastadv.attacks.losses`, so that it ends where the goal is reached. "ce": the cross-entropy
             (targeted: minus that of the target), which never ends; with norm 2 the distance is then not
             squared, and 1 / c is the survey's lambda: fix it by `search_steps=1, c_init=1 / lambda`.
+        stretch: of tanh space, finite and >= 0: elements are lower + (upper - lower) (t + 1) / 2 with
+            t = (1 + stretch) tanh(w), kept in [-1, 1]. 0 is the published map, in which an element at a face
+            of the box needs hundreds of steps to leave it; see docs/design.md.
         pixels: in norm 0, count and keep pixels, all channels together, of samples [C, H, W] (or with other
             dimensions behind C), as published; False, and in vectors: single elements.
         gradient: where gradients come from, as in `fastadv.PGD`.
@@ -109,6 +112,7 @@ class CarliniWagner:
     lr: float | None = None
     c_init: float | None = None
     objective: Literal["margin", "ce"] = "margin"
+    stretch: float = 0.25
     pixels: bool = True
     gradient: Gradient | Estimator = Autograd()
     bounds: tuple[float, float] = (0.0, 1.0)
@@ -133,6 +137,8 @@ class CarliniWagner:
                 raise ValueError(f"{name}: {field} must be positive and finite, got {value!r}")
         if not isinstance(self.confidence, Real) or not 0 <= float(self.confidence) < math.inf:
             raise ValueError(f"{name}: confidence must be finite and at least 0, got {self.confidence!r}")
+        if not isinstance(self.stretch, Real) or not 0 <= float(self.stretch) < math.inf:
+            raise ValueError(f"{name}: stretch must be finite and at least 0, got {self.stretch!r}")
         if self.objective not in ("margin", "ce"):
             raise ValueError(f"{name}: objective must be 'margin' or 'ce', got {self.objective!r}")
         if self.bounds is None:

@@ -44,8 +44,8 @@ class L0Search(Search):
                 break
 
     def left(self, rows: Tensor, held: Tensor) -> tuple[Tensor, Tensor]:
-        """What may change next, bool, and the best images with the rest as in x; x before any success."""
-        x, best = self.problem.x[rows], self.best[rows]
+        """What may change next, bool, and the images so far with the rest as in x."""
+        x, best = self.problem.x[rows], self.met_so_far(rows)
         changed = self.units(best != x)
         matters = torch.where(changed, self.matters[rows], math.inf).flatten(1)
         order = matters.argsort(dim=1, stable=True)

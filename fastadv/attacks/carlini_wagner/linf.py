@@ -5,7 +5,7 @@ import math
 import torch
 from torch import Tensor
 
-from fastadv.attacks.attack import distances
+from fastadv.attacks.attack import distances, per_row
 from fastadv.attacks.carlini_wagner.search import Descent, Search
 
 SHRINKING = 0.9
@@ -21,7 +21,7 @@ class LinfSearch(Search):
     """Carlini and Wagner 2017, section VI-C; after the first tau that is too small, by bisection."""
 
     def search(self) -> None:
-        """Descents from the best image so far, drawn into the tau-ball."""
+        """Descents from the best image so far, drawn into the tau-ball; before any, from where the last ended."""
         attack = self.attack
         assert attack.search_steps is not None and attack.c_init is not None
         tau = torch.full_like(self.best_distance, self.range)
@@ -30,9 +30,8 @@ class LinfSearch(Search):
         rows = self.everyone
         for _ in range(attack.search_steps):
             before = self.best_distance[rows]
-            x, limit = self.problem.x[rows].to(self.dtype), tau[rows].to(self.dtype)
-            limit = limit.reshape(-1, *[1] * (x.dim() - 1))
-            start = x + (self.best[rows].to(self.dtype) - x).clamp(-limit, limit)
+            x, limit = self.problem.x[rows].to(self.dtype), per_row(tau[rows].to(self.dtype), self.best)
+            start = x + (self.met_so_far(rows).to(self.dtype) - x).clamp(-limit, limit)
             self.descend(rows, c[rows], tau=tau[rows], start=start)
             best = self.best_distance[rows]
             nearer = best < (1 - RESOLUTION) * before

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from fastadv.attacks.carlini_wagner.attack import CarliniWagner
 
 SQUASH = 0.999999
-"""Where x is at a face of the box it begins this much nearer to the middle: tanh never gets to 1."""
+"""Without a stretch tanh never gets to 1: where x is at a face of the box it begins so near to it."""
 LEAST_GAIN = 1e-4
 FEWEST_STEPS = 25
 """A descent without a success ends where its loss is not lower by this part than a tenth of the steps before.
@@ -120,6 +120,7 @@ class Search(ABC):
             self.w = self.place(self.problem.x)
             self.centre, _ = self.image(self.w, self.problem.x, None)
             self.best = self.problem.x.clone()
+            self.last = self.best.clone()
             self.best_distance = torch.full_like(self.everyone, math.inf, dtype=torch.float64)
             self.search()
             rows, success = self.problem.rows, self.best_distance.isfinite()
@@ -152,7 +153,8 @@ class Search(ABC):
 
     def place(self, x: Tensor) -> Tensor:
         """Where x is in tanh space: atanh, written as PyTorch computes it alike in every batch."""
-        unit = ((x.double() - self.attack.bounds[0]) * (2 / self.range) - 1).clamp(-1, 1) * SQUASH
+        unit = (x.double() - self.attack.bounds[0]) * (2 / self.range) - 1
+        unit = (unit / (1 + self.attack.stretch)).clamp(-SQUASH, SQUASH)
         return ((unit.log1p() - (-unit).log1p()) / 2).to(self.dtype)
 
     def image(self, w: Tensor, centre: Tensor, tau: Tensor | None) -> tuple[Tensor, Tensor]:
@@ -170,6 +172,7 @@ class Search(ABC):
             step=1,
             bounds=self.attack.bounds,
             tau=tau,
+            stretch=self.attack.stretch,
         )
         return z, penalty
 
@@ -313,6 +316,7 @@ class Search(ABC):
                 lr=attack.lr,
                 step=step + 1,
                 bounds=attack.bounds,
+                stretch=attack.stretch,
                 weight=self.weight(d),
                 tau=d.tau,
                 best=None if d.better is None else d.best,
@@ -322,6 +326,11 @@ class Search(ABC):
             self.report(self.round * attack.steps + step + 1)
         self.round += 1
         return found[rows]
+
+    def met_so_far(self, rows: Tensor) -> Tensor:
+        """The best images of these samples; those where the last descent has ended, before any success."""
+        best = self.best[rows]
+        return torch.where(per_row(self.best_distance[rows].isfinite(), best), best, self.last[rows])
 
     def begin(
         self, rows: Tensor, c: Tensor, start: Tensor | None, tau: Tensor | None, free: Tensor | None
@@ -372,6 +381,7 @@ class Search(ABC):
         self.note(d, index, slope)
         found[rows] = d.found[index]
         self.best[rows] = d.best[index]
+        self.last[rows] = d.z[index]
         self.best_distance[rows] = d.best_distance[index]
         self.best_logits[rows] = d.best_logits[index]
         self.result.queries[d.problem.rows[index]] += self.calls
