@@ -62,6 +62,17 @@ def test_a_sample_next_to_the_boundary_is_not_taken_by_adams_first_step_for_good
     assert (result.distance <= 1.03 * least).all()
 
 
+def test_l2_passes_over_at_most_three_c_that_are_too_small_and_never_the_last():
+    model, x, y, margin = linear()
+    worth = margin / model.difference().norm() ** 2
+    for search_steps, tried in ((1, 1), (2, 1), (4, 1), (6, 3)):
+        attack = CarliniWagner(steps=1, search_steps=search_steps, c_init=float(worth.min()) * 1e-7)
+        # One query of x, one for its slope, two for each descent of a single step.
+        assert (attack.run(model, x, y).queries == 2 + 2 * tried).all()
+    attack = CarliniWagner(steps=1, search_steps=4, c_init=float(worth.max()) * 1e3)
+    assert (attack.run(model, x, y).queries == 2 + 2 * 4).all()
+
+
 def test_linf_is_within_2_percent_of_the_distance_to_the_boundary():
     model, x, y, margin = linear()
     result = CarliniWagner(norm="linf", steps=200).run(model, x, y)

@@ -70,8 +70,9 @@ class CarliniWagner:
       at its largest half as many are tried, until a single one is too many.
 
     Here every sample has its own c, tau, elements and end: batch mates change nothing, and samples that are
-    done leave the work. A descent that does not gain 0.01% in a tenth of its steps (at least 25, if it has
-    met a success) ends.
+    done leave the work. A descent that does not gain 0.01% in a tenth of its steps (at least 15, if it has
+    met a success) ends. In norm 2 up to three values of c with which no success could pay, by the slope at x,
+    are passed over, and count as descents.
 
     `success` means that x_adv is misclassified (classified as the target), by at least `confidence` in
     logits; a sample for which nothing is found comes back as it is. So does, with success and distance 0,

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 SQUASH = 0.999999
 """Without a stretch tanh never gets to 1: where x is at a face of the box it begins so near to it."""
 LEAST_GAIN = 1e-4
-FEWEST_STEPS = 25
+FEWEST_STEPS = 15
 """A descent without a success ends where its loss is not lower by this part than a tenth of the steps before.
 One with a success ends where its lowest loss is not, after a tenth of the steps or FEWEST_STEPS."""
 
@@ -282,6 +282,8 @@ class Search(ABC):
         every = max(FEWEST_STEPS, tenth)
         self.calls = 0
         for step in range(attack.steps + 1):
+            if len(d) == 0:
+                break
             last = step == attack.steps
             logits, values, counts, slope = self.evaluate(d, step, not last or self.keeps_slopes)
             leaves = self.record(d, logits, counts)
@@ -302,7 +304,7 @@ class Search(ABC):
             if leaves is not None and leaves.any():
                 self.let_go(d, leaves, slope, found)
                 slope = None if slope is None else slope[(~leaves).nonzero().squeeze(1)]
-            if len(d) == 0:
+            if last:
                 break
             assert slope is not None
             d.penalty = ops.cw_step_(
