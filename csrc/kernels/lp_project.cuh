@@ -108,7 +108,8 @@ template <class T, class V>
 struct LpProject {
   static constexpr int kValues = 4;
   static constexpr int kMostSweeps = 150;
-  static constexpr double kLn2 = 0x1.62e42fefa39efp-1, kNear = 0x1p-44, kNearBounds = 0x1p-25;
+  static constexpr double kLn2 = 0x1.62e42fefa39efp-1, kNear = 0x1p-44, kNearest = 0x1p-30,
+                          kNearBounds = 0x1p-25;
   enum Phase { largest, norms, root };
   struct State {
     Outcome outcome;
@@ -279,8 +280,11 @@ struct LpProject {
     if (!trusted) next = 0.5 * (state.low + state.high);
     ++state.sweeps;
     const double error = std::fabs(excess);
-    // What a step leaves goes with (error / gap)^3 gap; elements that come to their bounds add error^2.
-    const bool near = error * error * error <= kNear * state.gap * state.gap;
+    // What a step leaves goes with (error / gap)^3 gap, near p = 1, where the function bends within p - 1,
+    // with a factor (p - 1)^-2; elements that come to their bounds add error^2.
+    const double bends = p < 2.0 ? (p - 1.0) * (p - 1.0) : 1.0;
+    const bool near =
+        error * error * error <= kNear * bends * (state.gap * state.gap) || error <= kNearest * state.gap;
     const bool among_bounds = args.x != nullptr && error > kNearBounds;
     if ((trusted && near && !among_bounds) || next == state.log2_mu || state.sweeps == kMostSweeps) {
       state.outcome = Outcome::root;
