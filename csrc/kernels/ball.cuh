@@ -60,18 +60,18 @@ FASTADV_HD void load_magnitudes(const BallArgs<T, V>& args, int64_t row, int64_t
   const V* delta = args.delta + row * args.delta_stride + col;
   double value[N];
   for (int j = 0; j < N; ++j) value[j] = j < count ? static_cast<double>(widen(delta[j])) : 0.0;
+  for (int j = 0; j < N; ++j) size[j] = std::fabs(value[j]) * scale;
   if (args.x == nullptr) {
     for (int j = 0; j < N; ++j) room[j] = j < count ? HUGE_VAL : 0.0;
-  } else {
-    const T* x = args.x + row * args.cols + col;
-    const double lower = args.lower, upper = args.upper;
-    for (int j = 0; j < N; ++j) room[j] = j < count ? static_cast<double>(widen(x[j])) : 0.0;
-    for (int j = 0; j < N; ++j) {
-      const double distance = value[j] < 0.0 ? room[j] - lower : upper - room[j];
-      room[j] = j < count && distance > 0.0 ? distance * scale : 0.0;
-    }
+    return;
   }
-  for (int j = 0; j < N; ++j) size[j] = std::fabs(value[j]) * scale;
+  const T* x = args.x + row * args.cols + col;
+  const double lower = args.lower, upper = args.upper;
+  for (int j = 0; j < N; ++j) room[j] = j < count ? static_cast<double>(widen(x[j])) : 0.0;
+  for (int j = 0; j < N; ++j) {
+    const double distance = value[j] < 0.0 ? room[j] - lower : upper - room[j];
+    room[j] = j < count && distance > 0.0 ? distance * scale : 0.0;
+  }
 }
 
 /// Writes elements col .. col + count - 1 from their magnitudes, which rounding takes beyond no limit; NaN

@@ -98,7 +98,7 @@ struct L1Project {
  private:
   FASTADV_HD void take_step(State& state, double sum, double active) const {
     constexpr double kNear = 0x1p-46;  // of eps: some roundings of the sum
-    constexpr double kNearly = sizeof(Compute<T>) == sizeof(double) ? 0x1p-42 : 0x1p-26;
+    constexpr double kNearly = 0x1p-42;
     constexpr int kUnguided = 24;  // steps of Newton's before every other one halves the bracket
     const double excess = sum - state.eps, distance = std::fabs(excess);
     (excess > 0.0 ? state.high : state.low) = state.reach;

@@ -16,53 +16,63 @@
 
 namespace fastadv {
 
-/// u with u + mu u^(p-1) = a for a >= 0, and how it moves with mu. All are for magnitudes scaled by a power
-/// of two, so that the largest is in [1, 2).
-template <int N>
+/// u with u + mu u^(p-1) = a, and how it moves with mu.
+struct LpRoot {
+  double u;
+  double power;  // u^p, or mu u^p where `with_mu`
+  double fall;   // -d ln u / d ln mu
+};
+
+/// The roots for magnitudes a >= 0, scaled by a power of two so that the largest is in [1, 2).
 struct LpRoots {
-  double u[N];
-  double power[N];  // u^p, or mu u^p where `with_mu`
-  double fall[N];   // -d ln u / d ln mu
+  double p;
+  double log2_mu;
+  double log2_eps;
 
   /// Where there is no closed form, or where it would underflow.
   static FASTADV_HD bool with_mu(double p, double log2_eps) {
     return log2_eps < -200.0 || (p != 1.5 && p != 2.0 && p != 3.0);
   }
 
-  FASTADV_HD void solve(const double (&a)[N], double p, double log2_mu, double log2_eps) {
-    if (with_mu(p, log2_eps)) return solve_any(a, p, log2_mu);
+  /// use(j, root of a[j]) for all elements.
+  template <int N, class Use>
+  FASTADV_HD void solve(const double (&a)[N], const Use& use) const {
+    if (with_mu(p, log2_eps)) return solve_any(a, use);
     const double mu = exp2_of(log2_mu);
-    if (p == 1.5) {  // a quadratic equation in sqrt(u)
-      for (int j = 0; j < N; ++j) {
-        const double root = std::sqrt(mu * mu + 4.0 * a[j]);
-        const double inverse = 1.0 / (root * (mu + root));
-        const double t = 2.0 * a[j] * root * inverse;
-        u[j] = t * t;
-        power[j] = t * t * t;
-        fall[j] = 2.0 * mu * ((mu + root) * inverse);
-      }
+    if (p == 1.5) {
+      for (int j = 0; j < N; ++j) use(j, root_1_5(a[j], mu));
     } else if (p == 2.0) {
-      for (int j = 0; j < N; ++j) {
-        u[j] = a[j] / (1.0 + mu);
-        power[j] = u[j] * u[j];
-        fall[j] = mu / (1.0 + mu);
-      }
-    } else {  // p = 3, a quadratic equation in u
-      for (int j = 0; j < N; ++j) {
-        const double root = std::sqrt(1.0 + 4.0 * mu * a[j]);
-        const double inverse = 1.0 / (root * (1.0 + root));
-        u[j] = 2.0 * a[j] * root * inverse;
-        power[j] = u[j] * u[j] * u[j];
-        fall[j] = mu * u[j] * ((1.0 + root) * inverse);
-      }
+      for (int j = 0; j < N; ++j) use(j, root_2(a[j], mu));
+    } else {
+      for (int j = 0; j < N; ++j) use(j, root_3(a[j], mu));
     }
   }
 
  private:
+  /// A quadratic equation in sqrt(u).
+  static FASTADV_HD LpRoot root_1_5(double a, double mu) {
+    const double root = std::sqrt(mu * mu + 4.0 * a);
+    const double inverse = 1.0 / (root * (mu + root));
+    const double t = 2.0 * a * root * inverse;
+    return {t * t, t * t * t, 2.0 * mu * ((mu + root) * inverse)};
+  }
+  static FASTADV_HD LpRoot root_2(double a, double mu) {
+    const double u = a / (1.0 + mu);
+    return {u, u * u, mu / (1.0 + mu)};
+  }
+  /// A quadratic equation in u.
+  static FASTADV_HD LpRoot root_3(double a, double mu) {
+    const double root = std::sqrt(1.0 + 4.0 * mu * a);
+    const double inverse = 1.0 / (root * (1.0 + root));
+    const double u = 2.0 * a * root * inverse;
+    return {u, u * u * u, mu * u * ((1.0 + root) * inverse)};
+  }
+
   /// With u = a r: r + w = 1, where w = mu a^(p-2) r^(p-1). Halley's method in ln r, in which r + w is
   /// convex, from where the larger of the two is 1. A step cubes the excess of r + w, and from there on none
   /// moves ln r or ln w by more than 2.
-  FASTADV_HD void solve_any(const double (&a)[N], double p, double log2_mu) {
+  template <int N, class Use>
+  FASTADV_HD void solve_any(const double (&a)[N], const Use& use) const {
     constexpr double kLog2E = 0x1.71547652b82fep+0, kNear = 0x1p-17;
     const double power_of_r = p - 1.0;
     double r[N], w[N];
@@ -89,9 +99,7 @@ struct LpRoots {
     }
     for (int j = 0; j < N; ++j) {
       step(j, 0.0);  // three times the digits
-      u[j] = a[j] * r[j];
-      power[j] = a[j] * a[j] * (r[j] * w[j]);
-      fall[j] = w[j] / (r[j] + power_of_r * w[j]);
+      use(j, LpRoot{a[j] * r[j], a[j] * a[j] * (r[j] * w[j]), w[j] / (r[j] + power_of_r * w[j])});
     }
   }
 };
@@ -100,7 +108,8 @@ template <class T, class V>
 struct LpProject {
   static constexpr int kValues = 4;
   static constexpr int kMostSweeps = 150;
-  static constexpr double kLn2 = 0x1.62e42fefa39efp-1, kNear = 0x1p-44, kNearBounds = 0x1p-25;
+  static constexpr double kLn2 = 0x1.62e42fefa39efp-1, kNear = 0x1p-44, kNearest = 0x1p-30,
+                          kNearBounds = 0x1p-25;
   enum Phase { largest, norms, root };
   struct State {
     Outcome outcome;
@@ -144,17 +153,11 @@ struct LpProject {
     double a[N], room[N];
     load_magnitudes(args, row, col, count, state.scale, a, room);
     if (state.phase == root) {
-      LpRoots<N> roots;
-      roots.solve(a, p, state.log2_mu, state.log2_eps);
-      for (int j = 0; j < N; ++j) {
-        const bool cut = roots.u[j] > room[j];
-        const double fall = roots.fall[j];
-        values[0][j] = cut ? 0.0 : roots.power[j];
-        values[1][j] = values[0][j] * fall;
-        values[2][j] = values[1][j] * (1.0 - (p - 1.0) * fall * (3.0 - (p - 2.0) * fall));
-        values[3][j] = cut ? room[j] / state.eps : 0.0;
+      roots(state).solve(a, Contribution<N>{p, room, values});
+      if (args.x != nullptr) {
+        for (int j = 0; j < N; ++j) values[3][j] /= state.eps;
+        raise(values[3], p);
       }
-      if (args.x != nullptr) raise(values[3], p);
       return;
     }
     for (int j = 0; j < N; ++j) {
@@ -188,18 +191,43 @@ struct LpProject {
     }
     double a[N], room[N];
     load_magnitudes(args, row, col, count, state.scale, a, room);
-    LpRoots<N> roots;
-    roots.solve(a, p, state.log2_mu, state.log2_eps);
     const double back = 1.0 / state.scale;
-    for (int j = 0; j < N; ++j) {
-      room[j] *= back;
-      const double u = roots.u[j] * back;
-      roots.u[j] = u < room[j] ? u : room[j];
-    }
-    write_magnitudes(args, row, col, count, roots.u, room);
+    double u[N];
+    roots(state).solve(a, Result<N>{back, room, u});
+    for (int j = 0; j < N; ++j) room[j] *= back;
+    write_magnitudes(args, row, col, count, u, room);
   }
 
  private:
+  /// What an element adds to a sweep's sums.
+  template <int N>
+  struct Contribution {
+    double p;
+    const double (&room)[N];
+    double (&values)[kValues][N];
+
+    FASTADV_HD void operator()(int j, const LpRoot& root) const {
+      const bool cut = root.u > room[j];
+      values[0][j] = cut ? 0.0 : root.power;
+      values[1][j] = values[0][j] * root.fall;
+      values[2][j] = values[1][j] * (1.0 - (p - 1.0) * root.fall * (3.0 - (p - 2.0) * root.fall));
+      values[3][j] = cut ? room[j] : 0.0;
+    }
+  };
+
+  template <int N>
+  struct Result {
+    double back;  // to the unscaled sample
+    const double (&room)[N];
+    double (&u)[N];
+
+    FASTADV_HD void operator()(int j, const LpRoot& root) const {
+      u[j] = (root.u < room[j] ? root.u : room[j]) * back;
+    }
+  };
+
+  FASTADV_HD LpRoots roots(const State& state) const { return {p, state.log2_mu, state.log2_eps}; }
+
   FASTADV_HD void take_largest(State& state, const double (&values)[kValues]) const {
     if (!(values[1] < HUGE_VAL)) {
       state.outcome = Outcome::invalid;
@@ -238,7 +266,7 @@ struct LpProject {
   /// With S = sum of u^p, u' = -fall u and fall' = fall (1 - (p - 1) fall) (1 - (p - 2) fall), all in ln mu.
   FASTADV_HD void take_step(State& state, const double (&values)[kValues]) const {
     // In units of eps^p.
-    const double unit = p * state.log2_eps + (LpRoots<1>::with_mu(p, state.log2_eps) ? state.log2_mu : 0.0);
+    const double unit = p * state.log2_eps + (LpRoots::with_mu(p, state.log2_eps) ? state.log2_mu : 0.0);
     const double uncut = values[0] > 0.0 ? exp2_of(log2_of(values[0]) - unit) : 0.0;
     const double total = uncut + values[3];
     const double excess = log2_of(total) / p;  // of log2 ||u||_p over log2 eps
@@ -252,8 +280,11 @@ struct LpProject {
     if (!trusted) next = 0.5 * (state.low + state.high);
     ++state.sweeps;
     const double error = std::fabs(excess);
-    // What a step leaves goes with (error / gap)^3 gap; elements that come to their bounds add error^2.
-    const bool near = error * error * error <= kNear * state.gap * state.gap;
+    // What a step leaves goes with (error / gap)^3 gap, near p = 1, where the function bends within p - 1,
+    // with a factor (p - 1)^-2; elements that come to their bounds add error^2.
+    const double bends = p < 2.0 ? (p - 1.0) * (p - 1.0) : 1.0;
+    const bool near =
+        error * error * error <= kNear * bends * (state.gap * state.gap) || error <= kNearest * state.gap;
     const bool among_bounds = args.x != nullptr && error > kNearBounds;
     if ((trusted && near && !among_bounds) || next == state.log2_mu || state.sweeps == kMostSweeps) {
       state.outcome = Outcome::root;

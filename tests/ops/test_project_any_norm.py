@@ -99,6 +99,24 @@ def test_projecting_twice_is_projecting_once_and_the_result_is_in_ball_and_box(
         assert torch.equal(ops.project(-delta, eps, norm), -once)
 
 
+@pytest.mark.parametrize("boxed", [False, True])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("norm", [1.0, 1.001, *NORMS[1:]])
+def test_samples_that_are_barely_outside_end_inside_and_stay_there(norm, dtype, boxed, device, native):
+    """10,000 of few elements, whose errors do not average out, on all scales of distance from the sphere."""
+    for size in (1, 3, 64):
+        _, x, v = step_inputs((10_000, size), dtype, device)
+        v = v**5
+        outside = 10 ** torch.linspace(-9, -1, len(v), dtype=torch.float64, device=device)
+        eps = (norm_of(v, norm) * (1 - outside)).to(dtype)
+        box = {"x": x, "bounds": (0.0, 1.0)} if boxed else {}
+        once = ops.project(v, eps, norm, **box)
+        assert (norm_of(once, norm) <= eps.double() * (1 + 1e-15)).all()
+        assert torch.equal(ops.project(once, eps, norm, **box), once)
+        if not boxed:
+            assert (norm_of(once, norm) >= eps.double() * (1 - 2.1 * SHORT[dtype])).all()
+
+
 @settings(max_examples=40, deadline=None)
 @given(
     size=st.integers(1, 40),

@@ -1,6 +1,9 @@
 """What PyTorch knows of the operators: schemas, fake kernels, autograd, torch.compile."""
 
 import math
+import os
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -42,6 +45,30 @@ def test_a_call_gives_the_same_bits_every_time_whatever_memory_held_before(dtype
                     poison(result)
             again = results_of(op, copies(args))
             assert all(same_bits(a, b) for a, b in zip(again, first, strict=True)), op
+
+
+DIGEST = """
+import fastadv, hashlib, torch
+from tests.ops.calls import CASES, calls, results_of
+from tests.ops.inputs import DTYPES
+for case in CASES:
+    digest = hashlib.sha256()
+    for dtype in DTYPES:
+        for call in calls(dtype, "cpu", case):
+            for result in results_of(*call):
+                digest.update(result.contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    print(digest.hexdigest(), case)
+"""
+
+
+def test_simd_levels_give_every_call_the_same_bits():
+    digests = set()
+    for wanted in ("base", "avx2", ""):  # chosen once per process, so each is asked in one of its own
+        command, environment = [sys.executable, "-c", DIGEST], os.environ | {"FASTADV_SIMD": wanted}
+        run = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+        digests.add(run.stdout)
+    assert len(digests) == 1
+    assert len(digests.pop().splitlines()) == len(CASES)
 
 
 @every_case
