@@ -1,7 +1,7 @@
 // The update of one element in tanh space, shared by every backend: x' = lower + (upper - lower) s(w) with
 // s(w) = (tanh(w) + 1) / 2 = 1 / (1 + exp(-2 w)), Adam on w, and what an element adds to the distance. With a
-// stretch, s is drawn out to (1 + stretch) (s - 1/2) + 1/2 and w ends where that is 0 or 1: the faces of the
-// box are then within reach, and so is the way back from them.
+// stretch, s is drawn out in both directions to (1 + stretch) (s(w / (1 + stretch)) - 1/2) + 1/2, and w ends
+// where that is 0 or 1: the faces of the box are then within reach, and so is the way back from them.
 //
 // The exponential is a polynomial of our own, so that every device and every SIMD level computes the same
 // bits, and a CPU's lanes several at once. Written with exp(-2 |w|), s is accurate relative to itself at
@@ -24,7 +24,8 @@ struct TanhSpace {
   C rate;       // lr / (1 - beta1^step)
   C root_bias;  // 1 / sqrt(1 - beta2^step)
   C stretch;
-  C limit;  // of |w|, by a part in 1e6 beyond the faces, so that rounding cannot keep x' from them
+  C twice;  // 2 / (1 + stretch)
+  C limit;  // of |w|, by a part in 1e4 beyond the faces, so that rounding cannot keep x' from them
 
   TanhSpace(double lower, double upper, double lr, int64_t step, double stretch)
       : lower(static_cast<C>(lower)),
@@ -33,17 +34,18 @@ struct TanhSpace {
         rate(static_cast<C>(lr / (1.0 - std::pow(kBeta1, static_cast<double>(step))))),
         root_bias(static_cast<C>(1.0 / std::sqrt(1.0 - std::pow(kBeta2, static_cast<double>(step))))),
         stretch(static_cast<C>(stretch)),
-        limit(static_cast<C>((1.0 + 1e-6) * std::atanh(1.0 / (1.0 + stretch)))) {}
+        twice(static_cast<C>(2.0 / (1.0 + stretch))),
+        limit(static_cast<C>((1.0 + 1e-4) * (1.0 + stretch) * std::atanh(1.0 / (1.0 + stretch)))) {}
 
   /// The derivative of x' in w.
   FASTADV_HD C slope(C w) const {
-    const C e = exp_of_minus(C(2) * std::fabs(w));
+    const C e = exp_of_minus(twice * std::fabs(w));
     const C inverse = C(1) / (C(1) + e);
-    return C(2) * (range + range * stretch) * (e * inverse * inverse);
+    return C(2) * range * (e * inverse * inverse);
   }
 
   FASTADV_HD C image(C w) const {
-    const C e = exp_of_minus(C(2) * std::fabs(w));
+    const C e = exp_of_minus(twice * std::fabs(w));
     const C inverse = C(1) / (C(1) + e);
     const C s = w < C(0) ? e * inverse : inverse;
     return clamp(lower + range * (s + stretch * (s - C(0.5))), lower, upper);

@@ -34,9 +34,9 @@ def cw_step_(
     ||x' - x||_2^2, or with tau that of section VI-C: the sum of max(0, |x'_i - x_i| - tau). Adam is that of
     Kingma and Ba (ICLR 2015) with betas 0.9 and 0.999 and eps 1e-8. Overwrites x_adv, w, m and v.
 
-    A stretch > 0 puts (1 + stretch) tanh(w) in the place of tanh(w) and keeps |w| where that is at most 1.
-    The published map never reaches the faces of the box and is flat next to them; this one reaches them, with
-    a slope of stretch (2 + stretch) / (1 + stretch) times that of the published map in the middle.
+    A stretch > 0 puts (1 + stretch) tanh(w / (1 + stretch)) in the place of tanh(w) and keeps |w| where that
+    is at most 1. In the middle of the box the slope is the same; but where the published map never reaches a
+    face and is flat next to it, this one does, with 1 - 1 / (1 + stretch)^2 of the slope in the middle.
 
     Args:
         x_adv: [B, ...] current images, those at which grad was taken.
@@ -72,7 +72,25 @@ def cw_step_(
     c, weight = (per_sample("cw_step_", name, value, x) for name, value in (("c", c), ("weight", weight)))
     tau = None if tau is None else per_sample("cw_step_", "tau", tau, x)
     if is_native(x_adv):
-        args = (x_adv, w, m, v, x, grad, c, weight, lr, step, lower, upper, tau, active, best, better, stretch)
+        args = (
+            x_adv,
+            w,
+            m,
+            v,
+            x,
+            grad,
+            c,
+            weight,
+            lr,
+            step,
+            lower,
+            upper,
+            tau,
+            active,
+            best,
+            better,
+            stretch,
+        )
         distance = torch.ops.fastadv.cw_step_.default(*args)
         if not torch.compiler.is_compiling():
             torch.autograd.graph.increment_version((x_adv, w, m, v))

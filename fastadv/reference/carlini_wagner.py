@@ -11,7 +11,7 @@ from fastadv.reference._samples import over_samples
 
 BETAS, ADAM_EPS = (0.9, 0.999), 1e-8
 LARGEST_GRADIENT = 2.0**60  # whose square float32 still holds
-BEYOND = 1 + 1e-6  # w may pass the faces of the box by this, so that rounding cannot keep x' from them
+BEYOND = 1 + 1e-4  # w may pass the faces of the box by this, so that rounding cannot keep x' from them
 
 
 @torch.no_grad()
@@ -43,8 +43,10 @@ def cw_step_(
         best.copy_(torch.where(over_samples(better, x), x_adv, best))
     delta = x_adv.to(dtype) - centre
     pull = 2 * delta if tau is None else torch.where(delta.abs() > tau, delta.sign(), 0)
-    s = torch.sigmoid(2 * w)
-    slope = 2 * (1 + stretch) * (upper - lower) * s * torch.sigmoid(-2 * w)  # dx'/dw: 1 - s would cancel
+    twice = 2 / (1 + stretch)
+    slope = (
+        2 * (upper - lower) * torch.sigmoid(twice * w) * torch.sigmoid(-twice * w)
+    )  # dx'/dw: 1 - s would cancel
     g = (over_samples(weight, x) * pull - over_samples(c, x) * grad.to(dtype)) * slope
     g = g.clamp(-LARGEST_GRADIENT, LARGEST_GRADIENT)
     next_m = BETAS[0] * m + (1 - BETAS[0]) * g
@@ -52,14 +54,14 @@ def cw_step_(
     size = lr / (1 - BETAS[0] ** step)
     next_w = w - size * next_m / (next_v.sqrt() / math.sqrt(1 - BETAS[1] ** step) + ADAM_EPS)
     if stretch > 0:
-        limit = BEYOND * math.atanh(1 / (1 + stretch))
+        limit = BEYOND * (1 + stretch) * math.atanh(1 / (1 + stretch))
         next_w = next_w.clamp(-limit, limit)
     moves = ~g.isnan()
     if active is not None:
         moves = moves & over_samples(active, x)
     for state, following in ((w, next_w), (m, next_m), (v, next_v)):
         state.copy_(torch.where(moves, following, state))
-    s = torch.sigmoid(2 * w)
+    s = torch.sigmoid(twice * w)
     image = (lower + (upper - lower) * (s + stretch * (s - 0.5))).clamp(lower, upper).to(x.dtype)
     x_adv.copy_(image if active is None else torch.where(over_samples(active, x), image, x_adv))
     delta = (x_adv.to(dtype) - centre).double()

@@ -75,10 +75,12 @@ def test_a_step_is_adam_on_the_objective_as_autograd_differentiates_it(bounds, t
     c = torch.tensor([0.1, 1.0, 30.0], device=device, dtype=torch.float64)
     target = torch.linspace(*bounds, x[0].numel(), device=device, dtype=torch.float64).view(x[0].shape)
     lower, upper = bounds
-    place = torch.atanh(((x - lower) * 2 / (upper - lower) - 1).clamp(-1, 1) * 0.8 / (1 + stretch))
+    place = torch.atanh(((x - lower) * 2 / (upper - lower) - 1).clamp(-1, 1) * 0.8 / (1 + stretch)) * (
+        1 + stretch
+    )
 
     def image(w):  # none gets to a face of the box here
-        return lower + (upper - lower) * ((1 + stretch) * torch.tanh(w) + 1) / 2
+        return lower + (upper - lower) * ((1 + stretch) * torch.tanh(w / (1 + stretch)) + 1) / 2
 
     def reward(x_adv):
         return -(x_adv - target).pow(4).flatten(1).sum(1)
@@ -141,27 +143,27 @@ def test_images_are_in_the_box_wherever_w_is_and_accurate_next_to_its_lower_face
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_stretched_images_reach_the_faces_of_the_box_exactly_and_leave_them_at_once(dtype, device, backend):
     for stretch in (0.01, 0.3, 1.0, 50.0):
-        x = torch.tensor([[-0.1, -0.1, 0.3, 0.7, 0.7]], device=device, dtype=dtype)
-        out = torch.tensor([[1.0, -1.0, 0.0, 1.0, -1.0]], device=device, dtype=dtype)  # x_adv goes with it
+        x = torch.tensor([[-0.1, 0.7]], device=device, dtype=dtype)
+        inwards = torch.tensor([[1.0, -1.0]], device=device, dtype=dtype)
         w, m, v = (torch.zeros_like(x, dtype=wide(dtype)) for _ in range(3))
-        w += torch.tensor([-1e30, -20.0, 0.0, 20.0, 1e30], device=device)
-        x_adv = x.clone()
+        w += torch.tensor([-1e30, 20.0], device=device)
+        x_adv = torch.full_like(x, 0.3)
 
         def step(grad, lr, step, of=(x_adv, w, m, v, x), stretch=stretch):
             return ops.cw_step_(
                 *of, grad, c=1.0, lr=lr, step=step, bounds=(-0.1, 0.7), weight=0, stretch=stretch
             )
 
-        assert step(torch.zeros_like(out), 0.0, 1) == 0
-        assert torch.equal(x_adv[:, [0, 1, 3, 4]], x[:, [0, 1, 3, 4]])
-        for number in range(1, 41):  # outwards: w stays where the faces are
-            step(-out, 0.01, number)
+        assert step(torch.zeros_like(x), 0.0, 1) == 0
+        assert torch.equal(x_adv, x)
         rest = w.clone()
-        assert torch.equal(x_adv[:, [0, 4]], torch.tensor([[-0.1, 0.7]], device=device, dtype=dtype))
+        for number in range(1, 41):
+            step(-inwards, 0.01, number)
+        assert torch.equal(x_adv, x) and torch.equal(w, rest)
         for state in (m, v):
             state.zero_()
-        step(out, 0.1 * rest[0, 0].abs().item(), 1)
-        assert x_adv[0, 0] > -0.1 and x_adv[0, 4] < 0.7
+        step(inwards, 0.1 * rest[0, 1].item(), 1)
+        assert x_adv[0, 0] > -0.1 and x_adv[0, 1] < 0.7
 
 
 def test_a_saturated_pixel_has_the_derivative_that_tanh_has_there(device, native):

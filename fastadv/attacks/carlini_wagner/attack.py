@@ -91,8 +91,8 @@ class CarliniWagner:
             (targeted: minus that of the target), which never ends; with norm 2 the distance is then not
             squared, and 1 / c is the survey's lambda: fix it by `search_steps=1, c_init=1 / lambda`.
         stretch: of tanh space, finite and >= 0: elements are lower + (upper - lower) (t + 1) / 2 with
-            t = (1 + stretch) tanh(w), kept in [-1, 1]. 0 is the published map, in which an element at a face
-            of the box needs hundreds of steps to leave it; see docs/design.md.
+            t = (1 + stretch) tanh(w / (1 + stretch)), kept in [-1, 1]. 0 is the published map, in which an
+            element at a face of the box needs hundreds of steps to leave it; see docs/design.md.
         pixels: in norm 0, count and keep pixels, all channels together, of samples [C, H, W] (or with other
             dimensions behind C), as published; False, and in vectors: single elements.
         gradient: where gradients come from, as in `fastadv.PGD`.

@@ -21,7 +21,7 @@ class LinfSearch(Search):
     """Carlini and Wagner 2017, section VI-C; after the first tau that is too small, by bisection."""
 
     def search(self) -> None:
-        """Descents from the best image so far, drawn into the tau-ball; before any, from where the last ended."""
+        """Descents from the best image so far, or where the last ended, drawn into the tau-ball."""
         attack = self.attack
         assert attack.search_steps is not None and attack.c_init is not None
         tau = torch.full_like(self.best_distance, self.range)

@@ -154,8 +154,9 @@ class Search(ABC):
     def place(self, x: Tensor) -> Tensor:
         """Where x is in tanh space: atanh, written as PyTorch computes it alike in every batch."""
         unit = (x.double() - self.attack.bounds[0]) * (2 / self.range) - 1
-        unit = (unit / (1 + self.attack.stretch)).clamp(-SQUASH, SQUASH)
-        return ((unit.log1p() - (-unit).log1p()) / 2).to(self.dtype)
+        drawn = 1 + self.attack.stretch
+        unit = (unit / drawn).clamp(-SQUASH, SQUASH)
+        return ((unit.log1p() - (-unit).log1p()) * (drawn / 2)).to(self.dtype)
 
     def image(self, w: Tensor, centre: Tensor, tau: Tensor | None) -> tuple[Tensor, Tensor]:
         """The images of w in the dtype of x, and their distances, as the operator will compute them."""
