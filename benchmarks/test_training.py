@@ -1,7 +1,7 @@
 """An epoch of training on what PGD-7 makes of digits: fastadv, torchattacks, and the model alone.
 
-The model's eight passes forward and backward are the same for everyone, and on a CPU they are nearly all of the
-time: "model only" has the rest. So what an attack can save is what torchattacks spends beside the model.
+The model's eight passes forward and backward are the same for everyone, and on a CPU nearly all of the time:
+"model only" shows them. What an attack can save is what torchattacks spends beside them.
 """
 
 import copy
