@@ -1,6 +1,6 @@
 """The min-max game on real data: nets that were trained on the worst case, and what that is worth.
 
-    python examples/minmax.py            5,000 handwritten digits
+    python examples/minmax.py            5,000 handwritten digits, about 8 minutes on two free cores
     python examples/minmax.py --quick    the same in seconds, far too small to mean anything
 
 Linear classifiers first, whose worst case is known exactly; then convnets, trained as usual and by PGD, under
