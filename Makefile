@@ -5,6 +5,8 @@ PIP := .venv/bin/pip install --disable-pip-version-check -qq
 # The tools in .venv (ninja among them) come first on PATH, as if it were activated.
 IN_VENV := PATH="$(CURDIR)/.venv/bin:$$PATH"
 CXX_FILES = $$(find csrc tests/emulation -name '*.cpp' -o -name '*.cu' -o -name '*.cuh' -o -name '*.h')
+# Where Debian's package dataset-fashion-mnist puts the files; make minmax takes them in where they are there.
+FASHION = /usr/share/datasets/fashion-mnist
 
 define BUILD
 mkdir -p build
@@ -19,12 +21,13 @@ define CHECK_PYTHON
     "fastadv needs Python 3.11 or later, and $(PYTHON) is " + sys.version.split()[0] + ": make PYTHON=python3.12")'
 endef
 
-.PHONY: help demo kwta odds test bench gpu lint format build clean
+.PHONY: help demo kwta odds minmax test bench gpu lint format build clean
 
 help:
 	@echo "make demo    break a real ImageNet classifier, and show it"
 	@echo "make kwta    defend nets with k-WTA and break them, on real digits: half an hour on two cores"
 	@echo "make odds    detect adversarial digits by noise, and evade the detector: 16 minutes on two cores"
+	@echo "make minmax  train nets on their worst case, and attack them: 8 minutes on two cores, 11 with Fashion-MNIST"
 	@echo "make test    run the tests"
 	@echo "make bench   measure the kernels against PyTorch on this machine's CPU"
 	@echo "make gpu     build, test and measure on this machine's GPU, with the PyTorch of PYTHON=python3"
@@ -40,6 +43,9 @@ kwta: .venv/built
 
 odds: .venv/built
 	@$(IN_VENV) python examples/odds.py
+
+minmax: .venv/built
+	@$(IN_VENV) python examples/minmax.py $(if $(wildcard $(FASHION)),--fashion $(FASHION))
 
 test: .venv/built
 	@$(IN_VENV) pytest

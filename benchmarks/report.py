@@ -43,6 +43,8 @@ TARGETS = [
         for cols in (8192, 16384, 32768, 65536)
         for contender in ("topk + scatter", "topk + compare", "kthvalue + compare")
     ),
+    # At most 0.95 of its time. The model alone was seen to take 0.96 of it here, and fastadv 0.97: see there.
+    Target("PGD-7 training small net", "torchattacks", 1 / 0.95),
     # At most 1.10 of their time.
     Target("k-WTA ResNet-18 training step", "relu", 1 / 1.10),
     Target("detection LeNet5", "model only", 1 / 1.10),

@@ -1,6 +1,4 @@
-"""The certified case on real data: 0 against 1 among handwritten digits, trained naturally and robustly.
-
-    python examples/minmax_linear.py        1,000 digits, 20 trainings, about 40 seconds on one core
+"""The certified case of examples/minmax.py: 0 against 1 among digits, trained naturally and robustly.
 
 Chapter 2 of Kolter and Madry's tutorial has the same with MNIST's 12,665 training and 2,115 test images; its
 figures, from a re-run of its notebook, stand beside those of the 1,000 digits at hand. Every error is
@@ -13,16 +11,12 @@ from dataclasses import dataclass
 from functools import partial
 
 import torch
-from rich.console import Console
-from rich.markdown import Markdown
-from rich.progress import track
 from torch import Tensor
 
 from fastadv.defenses.linear import certify
 from fastadv.defenses.linear_training import fit_lbfgs, fit_sgd
 from fastadv.evaluation.robustness import markdown
 from fastadv.evaluation.statistics import Rate
-from fastadv.models import datasets
 from fastadv.models.datasets import Images
 
 BOX = (0.0, 1.0)
@@ -137,19 +131,3 @@ def _percent(rate: Rate) -> str:
 
 def _tutorial(error: float | None) -> str:
     return "" if error is None else f"{100 * error:.2f}%"
-
-
-def main() -> None:
-    """Measure every training and print the table."""
-    eps = 0.2
-    x, y = zero_against_one(datasets.digits())
-    console = Console(stderr=True)
-    results = [
-        measure(x, y, training, eps)
-        for training in track(trainings(eps), "training", console=console, transient=True)
-    ]
-    Console().print(Markdown(table(results, eps)))
-
-
-if __name__ == "__main__":
-    main()

@@ -180,7 +180,7 @@ def test_the_targets_are_those_of_groups_that_are_measured() -> None:
         text=True,
         check=True,
     ).stdout
-    attacks = (ROOT / "benchmarks/test_pgd.py").read_text()
+    attacks = "".join((ROOT / f"benchmarks/test_{name}.py").read_text() for name in ("pgd", "training"))
     for target in report.TARGETS:
         if target.group.startswith("PGD"):
             assert f'"{target.group}"' in attacks

@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -69,8 +70,10 @@ class PGD:
         bounds: (lower, upper) of every element of x, or None.
         early_stop: True (evaluation) returns the first iterate that succeeds and takes the sample out of
             the work; a sample that is solved to begin with comes back unchanged. False (training, loss
-            curves) pushes every sample to the end and returns its iterate of highest loss. The last
-            iterate is evaluated too. A sample that is never solved gets its iterate of highest loss.
+            curves) pushes every sample to the end.
+        keep: what becomes of samples that were pushed to the end. "best": the iterate of highest loss comes
+            back, the last iterate included. "last": the last iterate, as Madry et al. train on it. `run`
+            evaluates it; the call, which returns x_adv alone, does without that. One restart only.
         autocast: run the model, and nothing else, under torch.autocast with this dtype.
         chunk: at most so many samples at a time; None is all.
         seed: of random starts and estimated gradients: an int in [0, 2^63) (every call draws the same), or a
@@ -94,6 +97,7 @@ class PGD:
     restarts: int = 1
     bounds: Bounds = (0.0, 1.0)
     early_stop: bool = True
+    keep: Literal["best", "last"] = "best"
     autocast: torch.dtype | None = None
     chunk: int | None = None
     seed: int | torch.Generator = 0
@@ -119,6 +123,10 @@ class PGD:
             raise ValueError(f"{name}: pixels is for norm 0, got norm {self.norm!r}")
         if self.rule not in ("steepest", "gradient"):
             raise ValueError(f"{name}: rule must be 'steepest' or 'gradient', got {self.rule!r}")
+        if self.keep not in ("best", "last"):
+            raise ValueError(f"{name}: keep must be 'best' or 'last', got {self.keep!r}")
+        if self.keep == "last" and self.restarts > 1:
+            raise ValueError(f"{name}: keep must be 'best' with several restarts, got 'last'")
         check_gradient(name, self.gradient)
         if not callable(self.loss) and self.loss not in LOSSES:
             raise ValueError(
@@ -138,7 +146,7 @@ class PGD:
         on_step: OnStep | None = None,
     ) -> Tensor:
         """The adversarial samples alone; see `run`."""
-        return self.run(model, x, y, target=target, ids=ids, on_step=on_step).x_adv
+        return self._attack(model, x, y, target, ids, on_step, judge=self.keep == "best").x_adv
 
     def run(
         self,
@@ -171,6 +179,22 @@ class PGD:
             ValueError: wrong shapes or devices; x not finite or outside bounds; labels that are no classes;
                 model output that is not [B, K] or not finite, or through which no gradient reaches x.
         """
+        result = self._attack(model, x, y, target, ids, on_step, judge=True)
+        result.distance.copy_(distances(result.x_adv, x.detach(), self.norm, self.pixels))
+        return result
+
+    def _attack(
+        self,
+        model: Model,
+        x: Tensor,
+        y: Tensor | None,
+        target: Tensor | int | None,
+        ids: Tensor | None,
+        on_step: OnStep | None,
+        *,
+        judge: bool,
+    ) -> AttackResult:
+        """`run` without distances, and unless it is to `judge`, without loss and success of last iterates."""
         with undisturbed(model):
             problem = pose(
                 type(self).__name__, x, y, target, ids, self.bounds, eps=self.eps, step_size=self.step_size
@@ -183,9 +207,8 @@ class PGD:
             chunks = range(0, len(x), self.chunk or max(1, len(x)))
             for number, start in enumerate(chunks):
                 part = problem[start : start + chunks.step]
-                search = _Search(self, run_model, part, problem, key, result)
+                search = _Search(self, run_model, part, problem, key, result, judge)
                 search.run(Progress(on_step, number, len(chunks), self.restarts * self.steps))
-            result.distance.copy_(distances(result.x_adv, problem.x, self.norm, self.pixels))
         return result
 
 
@@ -203,6 +226,7 @@ class _Search:
         whole: Problem,
         key: int,
         result: AttackResult,
+        judge: bool,
     ) -> None:
         self.attack = attack
         self.name = type(attack).__name__
@@ -211,6 +235,7 @@ class _Search:
         self.whole = whole
         self.key = key
         self.result = result
+        self.judge = judge
         self.loss: Loss | SampleLoss = LOSSES[attack.loss] if isinstance(attack.loss, str) else attack.loss
         self.norm = norm_value(self.name, attack.norm)
         self.random_start = self.norm != 0 if attack.random_start is None else attack.random_start
@@ -218,7 +243,7 @@ class _Search:
         self.schedule = default if attack.step_size is None else attack.step_size
         self.dtype = compute_dtype(problem.x.dtype)
         self.queries = 0
-        self.best = problem.x.to(self.dtype, copy=True)
+        self.best = problem.x.to(self.dtype, copy=attack.keep == "best")
         self.better: Tensor | None = None  # whose iterate is the best so far and not yet in `best`
         self.best_loss = torch.full((len(problem.x),), -math.inf, dtype=self.dtype, device=problem.x.device)
         self.best_logits = torch.full_like(self.best_loss, math.nan)[:, None]  # solves nothing; broadcasts
@@ -259,13 +284,15 @@ class _Search:
                     )
                     self.better = None
                 report(restart * attack.steps + step + 1)
-            if len(z) > 0:
+            if len(z) > 0 and self.judge:
                 logits, values = self.evaluate(self.seen(z), self.now(restart, attack.steps))
                 rest = self.record(z, logits, values, moved=True)
                 z = z if rest is None else z[rest]
-                if self.better is not None:
-                    torch.where(per_row(self.better, z), z, self.best, out=self.best)
-                    self.better = None
+            if attack.keep == "last":
+                self.best = z
+            elif len(z) > 0 and self.better is not None:
+                torch.where(per_row(self.better, z), z, self.best, out=self.best)
+                self.better = None
         solved = self.problem.solved_by(self.best_logits)
         everyone = torch.arange(len(solved), device=solved.device)
         self.hand_over(everyone, self.seen(self.best), self.best_loss, solved)
@@ -276,15 +303,19 @@ class _Search:
         gradient = self.attack.gradient
         if isinstance(gradient, Estimator):
             logits, values = self.evaluate(self.seen(z), self.now(restart, step))
-            rest = self.record(z, logits, values, moved=step > 0)
+            rest = self.record(z, logits, values, moved=self.competes(step))
             z = z if rest is None else z[rest]
             if len(z) == 0:
                 return z, z
             now = self.now(restart, step)
             return z, gradient.estimate(self.model, self.seen(z), self.objective, now)
         logits, values, grad = gradient(self.model, self.seen(z), self.objective)
-        rest = self.record(z, logits, values, moved=step > 0)
+        rest = self.record(z, logits, values, moved=self.competes(step))
         return (z, grad) if rest is None else (z[rest], grad[rest])
+
+    def competes(self, step: int) -> bool:
+        """Whether iterates before this step may be what comes back: starts are none."""
+        return step > 0 and self.attack.keep == "best"
 
     def meet_clean_samples(self) -> None:
         """Predict labels that were not given, and let samples go that are solved as they are."""
@@ -389,7 +420,7 @@ class _Search:
     def record(self, z: Tensor, logits: Tensor, values: Tensor, *, moved: bool) -> Tensor | None:
         """Note what an evaluation found; returns the index of the samples that go on, None for all.
 
-        A start is no iterate: only `moved` points compete for the highest loss.
+        Only `moved` points compete for the highest loss; where the last is kept, it is the only one.
         """
         values = values.to(self.dtype)
         rest = None
@@ -403,6 +434,9 @@ class _Search:
                 self.problem, self.best = self.problem[rest], self.best[rest]
                 self.best_loss, self.best_logits = self.best_loss[rest], self.best_logits[rest]
         if moved:
+            if self.attack.keep == "last":
+                self.best_loss, self.best_logits = values, logits
+                return rest
             better = values > self.best_loss  # never, where the loss is no number
             torch.fmax(values, self.best_loss, out=self.best_loss)
             self.best_logits = torch.where(per_row(better, logits), logits, self.best_logits)

@@ -212,6 +212,44 @@ def test_wrong_labels_of_a_later_chunk_are_refused_before_its_work():
     assert len(model.inputs) == 1
 
 
+@pytest.mark.parametrize("early_stop", [True, False])
+@pytest.mark.parametrize("gradient", [Autograd(), Evolution(0.03, 10)])
+def test_the_call_gives_the_last_iterate_without_an_evaluation_of_it(early_stop, gradient):
+    model, x = BatchInvariant(20), samples(16, 20)
+    y = model(x).argmax(1)
+    y[::4] = (y[::4] + 1) % 5
+    attack = PGD(eps=0.03, steps=5, keep="last", early_stop=early_stop, gradient=gradient, chunk=6)
+    called, run = Recorder(model), Recorder(model)
+    result = attack.run(run, x, y)
+    assert torch.equal(attack(called, x, y), result.x_adv)
+    assert 0 < result.success.sum() < 16
+    chunks = 3
+    assert len(run.inputs) == len(called.inputs) + chunks
+    kept = PGD(eps=0.03, steps=5, early_stop=early_stop, gradient=gradient, chunk=6).run(model, x, y)
+    assert (result.loss <= kept.loss).all()
+
+
+def test_with_one_step_the_last_iterate_is_the_best():
+    model, x = BatchInvariant(20), samples(16, 20)
+    y = model(x).argmax(1)
+    one = PGD(eps=0.1, steps=1, early_stop=False)
+    last = PGD(eps=0.1, steps=1, early_stop=False, keep="last")
+    for best, kept in zip(one.run(model, x, y), last.run(model, x, y), strict=True):
+        assert torch.equal(best, kept)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"keep": "first"}, "PGD: keep must be 'best' or 'last', got 'first'"),
+        ({"keep": "last", "restarts": 2}, "PGD: keep must be 'best' with several restarts, got 'last'"),
+    ],
+)
+def test_a_keep_that_makes_no_sense_is_refused(change, message):
+    with pytest.raises(ValueError, match=message):
+        PGD(eps=0.1, **change)
+
+
 @pytest.mark.parametrize("wrong", [-0.1, float("nan"), float("inf")])
 def test_a_bad_eps_among_per_sample_ones_is_refused_by_its_value(wrong):
     for eps in (torch.tensor([0.1, wrong, 0.2]), torch.tensor(wrong)):

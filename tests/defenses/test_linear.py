@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn import functional as F
 
-from fastadv.attacks import PGD
+from fastadv.attacks import PGD, CarliniWagner
 from fastadv.defenses.linear import (
     certify,
     dual_norm,
@@ -111,6 +111,32 @@ def test_attacks_never_cross_a_certificate_and_meet_it_to_one_in_ten_thousand(at
     found = attack(model, x, label, norm, radius * (1 + 1e-4))
     assert (found >= radius * (1 - 1e-9)).all()
     assert (found <= radius * (1 + 1e-4)).all()
+
+
+@GAMES
+@pytest.mark.parametrize(
+    ("attack", "reach"),
+    [
+        (CarliniWagner(norm=2, bounds=(-1, 2), steps=400, search_steps=12, lr=2e-3), 0.01),
+        (CarliniWagner(norm=math.inf, bounds=(-1, 2), steps=200, lr=2e-3), 0.02),
+    ],
+    ids=["l2", "linf"],
+)
+def test_carlini_wagner_never_crosses_a_certificate_and_meets_it_as_closely_as_its_search_ends(
+    attack, reach, classes
+):
+    w, b, x, y = game(classes)
+    assert x.min() > attack.bounds[0] + 0.5 and x.max() < attack.bounds[1] - 0.5  # the box is far away
+    model, label = linear_model(w, b), (y > 0).long() if classes is None else y
+    radius = certify(w, b, x, y, attack.norm)
+    count = model(x[:1]).shape[1]
+    # Towards each other class, as with PGD: the nearest boundary need not be that of the second best.
+    found = [attack.run(model, x, label, target=(label + shift) % count) for shift in range(1, count)]
+    assert all(result.success.all() for result in found)
+    assert all((model(result.x_adv).argmax(1) != label).all() for result in found)
+    distance = torch.stack([result.distance for result in found]).amin(0)
+    assert (distance >= radius * (1 - 1e-9)).all()
+    assert (distance <= radius * (1 + reach)).all()
 
 
 @GAMES

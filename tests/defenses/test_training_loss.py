@@ -159,6 +159,7 @@ def test_the_published_constants():
     for attack in (cifar, mnist, fast):
         assert attack.random_start
         assert not attack.early_stop
+        assert attack.keep == "last"
 
 
 @pytest.mark.parametrize(

@@ -37,6 +37,7 @@ def fast_fgsm(
         step_size=step,
         random_start=True,
         early_stop=False,
+        keep="last",
         bounds=bounds,
         autocast=autocast,
         seed=seed,
@@ -56,8 +57,7 @@ def madry_pgd(
     """PGD from a random start with equal steps, pushed to the end: Madry et al. (ICLR 2018).
 
     Their constants are `madry_pgd(8 / 255)` for CIFAR-10 (10 steps of 2 / 255; their paper has 7 steps) and
-    `madry_pgd(0.3, steps=40, step_size=0.01)` for MNIST. They train on the last iterate, here it is the one
-    of highest loss.
+    `madry_pgd(0.3, steps=40, step_size=0.01)` for MNIST. As theirs it gives the last iterate.
 
     Args:
         eps: radius of the ball.
@@ -74,6 +74,7 @@ def madry_pgd(
         step_size=step,
         random_start=True,
         early_stop=False,
+        keep="last",
         bounds=bounds,
         autocast=autocast,
         seed=seed,
