@@ -21,13 +21,14 @@ define CHECK_PYTHON
     "fastadv needs Python 3.11 or later, and $(PYTHON) is " + sys.version.split()[0] + ": make PYTHON=python3.12")'
 endef
 
-.PHONY: help demo kwta odds minmax test bench gpu lint format build clean
+.PHONY: help demo kwta odds minmax smallest test bench gpu lint format build clean
 
 help:
 	@echo "make demo    break a real ImageNet classifier, and show it"
 	@echo "make kwta    defend nets with k-WTA and break them, on real digits: half an hour on two cores"
 	@echo "make odds    detect adversarial digits by noise, and evade the detector: 16 minutes on two cores"
 	@echo "make minmax  train nets on their worst case, and attack them: 8 minutes on two cores, 11 with Fashion-MNIST"
+	@echo "make smallest  find the smallest perturbations, beside adv-lib and Foolbox: 15 minutes on two cores"
 	@echo "make test    run the tests"
 	@echo "make bench   measure the kernels against PyTorch on this machine's CPU"
 	@echo "make gpu     build, test and measure on this machine's GPU, with the PyTorch of PYTHON=python3"
@@ -46,6 +47,9 @@ odds: .venv/built
 
 minmax: .venv/built
 	@$(IN_VENV) python examples/minmax.py $(if $(wildcard $(FASHION)),--fashion $(FASHION))
+
+smallest: .venv/built
+	@$(IN_VENV) python examples/smallest.py
 
 test: .venv/built
 	@$(IN_VENV) pytest
