@@ -1,7 +1,8 @@
 // The projection on the l0 ball, and on the ball and a box: the eps pixels are kept that save most.
 //
 // A pixel that is kept saves v^2 - (v - w)^2 = w (2 v - w) of the squared distance, where w is its nearest
-// value in the box (v itself without one), summed over its channels.
+// value in the box (v itself without one), summed over its channels. Infinite ones save the most; what is not
+// a number is not kept.
 #pragma once
 
 #include "ball.cuh"
@@ -78,7 +79,9 @@ struct L0Project {
     }
     for (int64_t channel = 0; channel < args.channels; ++channel) {
       load_magnitudes(args, row, col + channel * args.pixels(), count, 1.0, size, room);
-      for (int j = 0; j < N; ++j) values[0][j] = size[j] > values[0][j] ? size[j] : values[0][j];
+      for (int j = 0; j < N; ++j) {
+        values[0][j] = size[j] > values[0][j] && size[j] < HUGE_VAL ? size[j] : values[0][j];
+      }
     }
   }
 
@@ -90,7 +93,8 @@ struct L0Project {
       load_magnitudes(args, row, col + channel * args.pixels(), count, scale, size, room);
       for (int j = 0; j < N; ++j) {
         const double cut = size[j] > room[j] ? room[j] : size[j];
-        saved[j] += cut * (2.0 * size[j] - cut);
+        const double infinite = size[j] == HUGE_VAL && cut > 0.0 ? HUGE_VAL : 0.0;
+        saved[j] += size[j] < HUGE_VAL ? cut * (2.0 * size[j] - cut) : infinite;
       }
     }
   }

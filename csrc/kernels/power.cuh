@@ -88,11 +88,11 @@ FASTADV_HD double exp_of_minus(double a) {
   return exp_near_zero(r) * double_of((bits_of(shifted) << 52) + 0x3ff0000000000000u);
 }
 
-/// The power of two that scales a number into [1, 2); 1 for 0.
+/// The power of two that scales a number into [1, 2), or as far as 2^1000 goes; 1 for 0.
 FASTADV_HD double scale_of(double largest) {
   if (!(largest > 0.0)) return 1.0;
   const double exponent = static_cast<double>((bits_of(largest) >> 52) & 0x7ffu) - 1023.0;
-  return exp2_of(-exponent);
+  return exp2_of(exponent > 1000.0 ? -1000.0 : exponent < -1000.0 ? 1000.0 : -exponent);
 }
 
 /// x^exponent for x >= 0, element by element; the usual exponents cost no logarithm.

@@ -171,16 +171,19 @@ def room_in_box(delta: Tensor, x: Tensor, lower: float, upper: float) -> Tensor:
 def kept_by_l0(size: Tensor, within: Tensor, eps: Tensor, pixels: bool) -> Tensor:
     """Which elements are kept: the floor(eps) that gain most, the first of equals.
 
-    Keeping `within` of `size` gains size^2 - (size - within)^2 = within (2 size - within), in float64. A
-    pixel's gain is the sum of its channels', from the first to the last; a vector's elements are pixels.
+    Keeping `within` of `size` gains size^2 - (size - within)^2 = within (2 size - within), in float64; what is
+    infinite gains most, what is not a number nothing. A pixel's gain is the sum of its channels', from the
+    first to the last; a vector's elements are pixels.
     """
     if size.numel() == 0:
         return torch.ones_like(size, dtype=torch.bool)
     # Exact powers of two: squares neither overflow nor vanish, and nothing is rounded.
-    exponent = torch.frexp(size.double().flatten(1).amax(1)).exponent.clamp(-1000, 1000)
+    finite = size.double().nan_to_num(nan=0, posinf=0)
+    exponent = torch.frexp(finite.flatten(1).amax(1)).exponent.clamp(-1000, 1000)
     scale = over_samples(torch.ldexp(torch.ones_like(exponent, dtype=torch.float64), -exponent), size)
     size, within = size.double() * scale, within.double() * scale
-    gain = within * (2 * size - within)
+    gain = torch.where(size.isinf(), torch.where(within > 0, math.inf, 0), within * (2 * size - within))
+    gain = torch.where(gain.isnan(), 0, gain)
     shape = size.shape
     if pixels and size.dim() > 2:
         gain = functools.reduce(torch.add, gain.unbind(1)).unsqueeze(1)

@@ -210,3 +210,24 @@ def test_a_sample_that_is_not_finite_has_no_projection(device, backend):
         out = ops.project(delta, 1.0, norm)
         assert out[:2].isnan().all()
         assert out[2].isfinite().all()
+
+
+@pytest.mark.parametrize("pixels", [False, True])
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_l0_chooses_among_the_largest_numbers_and_infinite_ones_and_drops_what_is_none(
+    dtype, pixels, device, backend
+):
+    largest = torch.finfo(dtype).max
+    delta = torch.tensor(
+        [[3.0, largest, -largest, 1.0], [-math.inf, largest, 2.0, 0.0], [math.nan, 2.0, 3.0, 1.0]],
+        dtype=dtype,
+        device=device,
+    )
+    expected = torch.tensor(
+        [[0.0, largest, -largest, 0.0], [-math.inf, largest, 0.0, 0.0], [0.0, 2.0, 3.0, 0.0]],
+        dtype=dtype,
+        device=device,
+    )
+    if pixels:
+        delta, expected = delta.unsqueeze(1), expected.unsqueeze(1)
+    assert torch.equal(ops.project(delta, 2, norm=0, pixels=pixels), expected)
