@@ -171,8 +171,8 @@ def room_in_box(delta: Tensor, x: Tensor, lower: float, upper: float) -> Tensor:
 def kept_by_l0(size: Tensor, within: Tensor, eps: Tensor, pixels: bool) -> Tensor:
     """Which elements are kept: the floor(eps) that gain most, the first of equals.
 
-    Keeping `within` of `size` gains size^2 - (size - within)^2 = within (2 size - within), in float64; what is
-    infinite gains most, what is not a number nothing. A pixel's gain is the sum of its channels', from the
+    Keeping `within` of `size` gains size^2 - (size - within)^2 = within (2 size - within), in float64; what
+    is infinite gains most, what is not a number nothing. A pixel's gain is the sum of its channels', from the
     first to the last; a vector's elements are pixels.
     """
     if size.numel() == 0:
