@@ -28,7 +28,7 @@ help:
 	@echo "make kwta    defend nets with k-WTA and break them, on real digits: half an hour on two cores"
 	@echo "make odds    detect adversarial digits by noise, and evade the detector: 16 minutes on two cores"
 	@echo "make minmax  train nets on their worst case, and attack them: 8 minutes on two cores, 11 with Fashion-MNIST"
-	@echo "make smallest  find the smallest perturbations, beside adv-lib and Foolbox: 15 minutes on two cores"
+	@echo "make smallest  find the smallest perturbations, beside adv-lib and Foolbox: 17 minutes on two cores"
 	@echo "make test    run the tests"
 	@echo "make bench   measure the kernels against PyTorch on this machine's CPU"
 	@echo "make gpu     build, test and measure on this machine's GPU, with the PyTorch of PYTHON=python3"

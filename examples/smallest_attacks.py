@@ -47,11 +47,13 @@ class Attack:
         spec: what it is, in words.
         evaluations: about so many per image.
         run: (model, x, y, on_step) -> x_adv.
+        foreign: it is another library's.
     """
 
     spec: str
     evaluations: int
     run: Callable[[nn.Module, Tensor, Tensor, OnStep], Tensor]
+    foreign: bool = True
 
 
 def missing_peers() -> list[str]:
@@ -124,6 +126,7 @@ def carlini_wagner(norm: float, budget: Budget, **fields: Any) -> Attack:
         repr(attack),
         budget.steps * 9,
         lambda model, x, y, on_step: attack(model, x, y, on_step=on_step),
+        foreign=False,
     )
 
 
@@ -135,6 +138,7 @@ def bisection(norm: float, budget: Budget) -> Attack:
         repr(attack),
         PGD_STEPS * 9,
         lambda model, x, y, on_step: minimal_eps(attack, model, x, y, on_step=on_step).x_adv,
+        foreign=False,
     )
 
 

@@ -8,7 +8,7 @@ from typing import Any
 from fastadv.evaluation.robustness import markdown
 from fastadv.evaluation.study import Study
 
-OWN = "fastadv"
+OWN, FAILED = "fastadv", "failed"
 
 
 def report(study: Study, images: Mapping[str, int], norms: Sequence[str]) -> str:
@@ -55,12 +55,15 @@ def table(found: Mapping[str, Mapping[str, Any]]) -> str:
             f"{result['seconds']:.1f}",
         ]
         for name, result in sorted(found.items(), key=lambda item: middle(item[1]))
+        if FAILED not in result
     ]
+    rows += [[name, result[FAILED], "", "", ""] for name, result in found.items() if FAILED in result]
     return markdown([["attack", "median distance", "successes", "evaluations", "seconds"], *rows])
 
 
 def verdict(found: Mapping[str, Mapping[str, Any]]) -> str:
     """How the best of ours compares with the best of others."""
+    found = {name: result for name, result in found.items() if FAILED not in result}
     own, other = (
         min(
             (name for name in found if name.startswith(OWN) == ours),
@@ -82,6 +85,8 @@ def verdict(found: Mapping[str, Mapping[str, Any]]) -> str:
 
 def middle(result: Mapping[str, Any]) -> float:
     """The median distance; inf if half fail."""
+    if FAILED in result:
+        return math.inf
     return median(math.inf if d is None else d for d in result["distance"])
 
 

@@ -58,6 +58,14 @@ def test_the_distance_is_measured_here_and_a_failure_has_none(norm, expected):
     result = measured(subject, Attack("by hand", 1, run), norm, lambda step, steps: None)
     assert result["distance"] == [pytest.approx(expected, abs=1e-6), None]
     assert result["evaluations"] == 1.5
+
+    def broken(*_):
+        raise IndexError("of its own")
+
+    failed = measured(subject, Attack("theirs", 1, broken), norm, lambda step, steps: None)
+    assert failed == {"failed": "IndexError: of its own"}
+    with pytest.raises(IndexError):
+        measured(subject, Attack("ours", 1, broken, foreign=False), norm, lambda step, steps: None)
     with pytest.raises(RuntimeError, match="by hand left the box"):
         measured(subject, Attack("by hand", 1, lambda *_: x - 1), norm, lambda step, steps: None)
 
@@ -90,6 +98,8 @@ def test_the_verdict_compares_the_best_of_each_side():
         "in 2.00 of its time."
     )
     found["fastadv: slow"] = result([1.0], 1.0)
+    found["Foolbox: broken"] = {"failed": "IndexError: of its own"}
+    assert "| Foolbox: broken | IndexError: of its own |" in report.table(found)
     assert "fastadv: slow has the same median as the best of the others" in report.verdict(found)
     found["fastadv: slow"] = result([1.25], 1.0)
     assert "a median of 25.0% more than" in report.verdict(found)
