@@ -153,6 +153,7 @@ def minimal_eps(
     eps, lower = torch.full_like(asked, math.inf), torch.zeros_like(asked)
     x_adv, rows = problem.x.clone(), problem.rows
     bisections = math.ceil(math.log2(1 / tolerance))
+    failed = asked.new_zeros(len(x), bisections + 1)  # the eps at which each run has failed
     report = _Progress(on_step, bisections + 1)
     for run in range(bisections + 1):
         if len(rows) == 0:
@@ -163,11 +164,11 @@ def minimal_eps(
         )
         queries[rows] += found.queries
         reached = torch.minimum(asked, found.distance)
-        # A success nearer than an eps at which the attack failed leaves nothing known below it.
-        below = torch.where(lower[rows] < reached, lower[rows], 0)
-        lower[rows] = torch.where(found.success, below, asked)
+        failed[rows, run] = torch.where(found.success, 0, asked)
         hits = rows[found.success]
         eps[hits], x_adv[hits] = reached[found.success], found.x_adv[found.success]
+        # A success may be nearer than an eps at which the attack has failed.
+        lower[rows] = torch.where(failed[rows] < eps[rows, None], failed[rows], 0).amax(1)
         rows = rows[eps[rows].isfinite() & (eps[rows] - lower[rows] > width[rows])]
         asked = (lower[rows] + eps[rows]) / 2
         asked = asked.floor() if whole else asked

@@ -51,7 +51,8 @@ class RobustnessCurve:
 
     def held(self, eps: float) -> Tensor:
         """[n] bool: which samples are right at eps; ValueError for one that is not in 0 .. limit."""
-        if not 0 <= eps <= self.limit:
+        limit = torch.tensor(self.limit, dtype=self.eps.dtype).item()  # as eps itself knows it
+        if not 0 <= eps <= max(limit, self.limit):
             raise ValueError(f"RobustnessCurve: eps must be in 0 .. {self.limit:g}, got {eps:g}")
         return self.eps > eps
 

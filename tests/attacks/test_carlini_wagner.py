@@ -303,3 +303,13 @@ def test_norms_have_names():
 def test_bad_fields_are_refused_in_one_line(field, error, message):
     with pytest.raises(error, match=f"^CarliniWagner: {message}"):
         CarliniWagner(**field)
+
+
+@pytest.mark.parametrize("norm", [2, math.inf, 0])
+def test_a_box_255_times_as_wide_has_distances_255_times_as_large(norm):
+    model, x, y, _ = linear()
+    attack = {"norm": norm, "steps": 100, "search_steps": 12}
+    unit = CarliniWagner(**attack).run(model, x, y)
+    wide = CarliniWagner(**attack, bounds=(0.0, 255.0)).run(lambda z: model(z / 255), 255 * x, y)
+    assert unit.success.all() and wide.success.all()
+    assert torch.allclose(wide.distance / (255 if norm != 0 else 1), unit.distance, rtol=0.02)

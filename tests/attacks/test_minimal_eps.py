@@ -390,3 +390,21 @@ def test_bad_arguments_are_refused_by_name_before_any_work(wrong, error, message
     arguments = {"attack": PGD(eps=0.1), "model": lambda x: x, "x": samples(2, 3), "y": torch.tensor([0, 1])}
     with pytest.raises(error, match=f"minimal_eps: {message}"):
         minimal_eps(**{**arguments, **wrong})
+
+
+def test_lower_is_the_largest_failure_below_eps_though_a_nearer_success_skips_one():
+    generator = torch.Generator().manual_seed(2)
+    w = torch.randn(30, generator=generator).double()
+    x = torch.rand(8, 30, generator=torch.Generator().manual_seed(3)).double()
+    bias = -(x @ w).max() - 0.2
+
+    def model(z):
+        score = z @ w + bias
+        return torch.stack([-score, score], 1) / 2
+
+    attack = PGD(eps=0.5, norm=2)
+    found = minimal_eps(attack, model, x[:1], torch.zeros(1, dtype=torch.int64))
+    assert 0 < found.lower < found.eps
+    again = PGD(eps=found.lower.item(), norm=2).run(model, x[:1], torch.zeros(1, dtype=torch.int64))
+    assert not again.success
+    assert (found.eps - found.lower) * 256 / 0.5 < 1.1

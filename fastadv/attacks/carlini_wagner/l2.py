@@ -40,7 +40,7 @@ class L2Search(Search):
         _, values, _, slope = self.evaluate(self.begin(self.everyone, c, None, None, None), 0, True)
         self.result.queries[self.problem.rows] += self.calls
         assert slope is not None
-        return -values.double() / slope.double().flatten(1).square().sum(1)
+        return -self.unit * values.double() / slope.double().flatten(1).square().sum(1)
 
     def distance(self, d: Descent) -> Tensor:
         """The square of it."""
@@ -49,5 +49,5 @@ class L2Search(Search):
     def weight(self, d: Descent) -> float | Tensor:
         """Beside the cross-entropy the distance is not squared: its gradient is the square's over 2 ||d||."""
         if self.attack.objective == "margin":
-            return 1.0
-        return torch.where(d.penalty > 0, 0.5 / d.penalty.sqrt(), 0).to(self.dtype)
+            return self.unit
+        return torch.where(d.penalty > 0, 0.5 / (self.range * d.penalty.sqrt()), 0).to(self.dtype)

@@ -20,6 +20,8 @@ SLACK = 1e-3
 class LinfSearch(Search):
     """Carlini and Wagner 2017, section VI-C; after the first tau that is too small, by bisection."""
 
+    power = 1
+
     def search(self) -> None:
         """Descents from the best image so far, or where the last ended, drawn into the tau-ball."""
         attack = self.attack

@@ -86,6 +86,8 @@ class Search(ABC):
     """Whether the gradient at a success is wanted."""
     hinged = True
     """Whether the margin counts no more once it is reached."""
+    power = 2
+    """The distance grows with this power of the box's."""
 
     def __init__(
         self,
@@ -108,6 +110,7 @@ class Search(ABC):
         self.report = report
         self.dtype = compute_dtype(problem.x.dtype)
         self.range = attack.bounds[1] - attack.bounds[0]
+        self.unit = self.range**-self.power  # of distances: c means the same in every box
         self.round = 0
 
     def run(self) -> None:
@@ -143,7 +146,7 @@ class Search(ABC):
 
     def weight(self, d: Descent) -> float | Tensor:
         """The weight of the distance in this step."""
-        return 1.0
+        return self.unit
 
     def note(self, d: Descent, index: Tensor, slope: Tensor | None) -> None:
         """Told who leaves a descent, and the gradient where it is."""
@@ -288,7 +291,7 @@ class Search(ABC):
             last = step == attack.steps
             logits, values, counts, slope = self.evaluate(d, step, not last or self.keeps_slopes)
             leaves = self.record(d, logits, counts)
-            loss = d.penalty - d.c * values
+            loss = self.unit * d.penalty - d.c * values
             d.lowest = torch.fmin(d.lowest, loss)
             if step % tenth == 0:
                 hopeless = ~d.met & (loss > d.before - LEAST_GAIN * d.before.abs())
