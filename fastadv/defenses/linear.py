@@ -306,7 +306,7 @@ def _conjugate(norm: float) -> float:
 
 
 def _distance_in_box(gap: Tensor, slope: Tensor, room: Tensor) -> Tensor:
-    """[B]: the least eps at which the sum of slope_j * min(eps, room_j) is the gap, or infinity.
+    """[B]: the least eps >= 0 at which the sum of slope_j * min(eps, room_j) reaches the gap, or infinity.
 
     The sum is piecewise linear in eps and rises more slowly after each room that is used up.
     """
@@ -319,4 +319,5 @@ def _distance_in_box(gap: Tensor, slope: Tensor, room: Tensor) -> Tensor:
     piece = last.clamp(max=room.shape[1] - 1)
     steep = rest.gather(1, piece)
     distance = (gap[:, None] - used.gather(1, piece)) / torch.where(steep > 0, steep, 1)
-    return torch.where((last == piece) & (steep > 0), distance, math.inf).squeeze(1)
+    reachable = torch.where((last == piece) & (steep > 0), distance, math.inf).squeeze(1)
+    return torch.where(gap > 0, reachable, 0)
