@@ -270,6 +270,14 @@ def test_smoothing_lowers_the_norm_by_as_much_as_is_said_and_no_more():
             assert (smooth >= exact - 0.3 * s * 9**power).all()  # the loss has slope at most 1
 
 
+def test_each_element_can_be_smoothed_by_its_own():
+    w, b, x, y = game()
+    s = torch.linspace(0.1, 0.9, 9, dtype=torch.float64)
+    found = robust_loss(w, b, x, y, 0.3, math.inf, smoothing=s)
+    norm = ((w.square() + s.square()).sqrt() - s).sum()
+    torch.testing.assert_close(found, F.softplus(0.3 * norm - y * (x @ w + b)))
+
+
 @given(st.floats(1, 60), st.floats(-250, 250))
 @settings(deadline=None, max_examples=60)
 def test_the_dual_norm_is_attained_and_scales_without_overflow(norm, exponent):
