@@ -100,7 +100,7 @@ def robust_loss(
     eps: float | Tensor,
     norm: float,
     *,
-    smoothing: float = 0.0,
+    smoothing: float | Tensor = 0.0,
 ) -> Tensor:
     """The logistic loss of each sample in the worst case: log(1 + exp(-y (<w, x> + b) + eps * ||w||_q)).
 
@@ -118,6 +118,7 @@ def robust_loss(
         norm: p, in [1, inf].
         smoothing: s > 0 takes the kinks out of the norm for methods that need a gradient: with
             sqrt(w_i^2 + s^2) for |w_i|, less s * ||1||_q, which is convex and at most s * D^(1/q) below it.
+            A tensor [D] smooths each element by its own s_i, less ||s||_q.
 
     Returns:
         [B] in the dtype of x; differentiable in w and b, with 0 as the subgradient of |w_i| at 0.
@@ -215,13 +216,13 @@ class _Game(NamedTuple):
         logits = self.x @ self.weight.T + self.bias
         return logits.gather(1, self.y[:, None]) - logits
 
-    def dual_norms(self, norm: float, smoothing: float = 0.0) -> Tensor:
+    def dual_norms(self, norm: float, smoothing: float | Tensor = 0.0) -> Tensor:
         """[K, K]: ||w_i - w_j||_q, smoothed as in `robust_loss`."""
         differences = self.weight[:, None] - self.weight
-        if smoothing == 0:
+        if not isinstance(smoothing, Tensor) and smoothing == 0:
             return dual_norm(differences, norm)
-        offset = torch.full_like(self.weight[0], smoothing)
-        return dual_norm((differences.square() + smoothing**2).sqrt(), norm) - dual_norm(offset, norm)
+        offset = torch.zeros_like(self.weight[0]) + smoothing
+        return dual_norm((differences.square() + offset**2).sqrt(), norm) - dual_norm(offset, norm)
 
     def pairs(self, bounds: tuple[float, float]) -> tuple[list[Tensor], list[Tensor]]:
         """For each rival [B, D]: |w_y - w_i|, and how far elements can go against it within the box."""
@@ -306,7 +307,7 @@ def _conjugate(norm: float) -> float:
 
 
 def _distance_in_box(gap: Tensor, slope: Tensor, room: Tensor) -> Tensor:
-    """[B]: the least eps at which the sum of slope_j * min(eps, room_j) is the gap, or infinity.
+    """[B]: the least eps >= 0 at which the sum of slope_j * min(eps, room_j) reaches the gap, or infinity.
 
     The sum is piecewise linear in eps and rises more slowly after each room that is used up.
     """
@@ -319,4 +320,5 @@ def _distance_in_box(gap: Tensor, slope: Tensor, room: Tensor) -> Tensor:
     piece = last.clamp(max=room.shape[1] - 1)
     steep = rest.gather(1, piece)
     distance = (gap[:, None] - used.gather(1, piece)) / torch.where(steep > 0, steep, 1)
-    return torch.where((last == piece) & (steep > 0), distance, math.inf).squeeze(1)
+    reachable = torch.where((last == piece) & (steep > 0), distance, math.inf).squeeze(1)
+    return torch.where(gap > 0, reachable, 0)

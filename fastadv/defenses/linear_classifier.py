@@ -11,6 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor, nn
 
 from fastadv._checks import Bounds
+from fastadv.attacks.attack import check_length
 from fastadv.defenses import linear
 from fastadv.defenses.linear_training import fit_lbfgs, fit_sgd
 
@@ -57,13 +58,18 @@ class RobustLinearClassifier:
     seed: int = 0
 
     def fit(self, X: ArrayLike, y: ArrayLike) -> Self:
-        """Train on X [N, D] with labels y [N] of at least two kinds."""
+        """Train on X [N, D] with labels y [N] of at least two kinds; numbers as labels must be whole."""
         if self.solver not in ("lbfgs", "sgd"):
             raise ValueError(f"fit: solver must be 'lbfgs' or 'sgd', got {self.solver!r}")
         x = self._samples("fit", X)
-        self.classes_, index = np.unique(np.asarray(y), return_inverse=True)
-        if np.ndim(y) != 1 or len(index) != len(x):
-            raise ValueError(f"fit: y must have shape [{len(x)}] as X has rows, got {list(np.shape(y))}")
+        given = self._labels("fit", y, len(x))
+        if (given != given).any():
+            raise ValueError("fit: y must not be NaN")
+        if given.dtype.kind == "f" and not (given == np.floor(given)).all():
+            raise ValueError(
+                f"fit: y must be classes, not continuous values, got {given[given != np.floor(given)][0]}"
+            )
+        self.classes_, index = np.unique(given, return_inverse=True)
         if len(self.classes_) < 2:
             raise ValueError(f"fit: y must have at least 2 classes, got {len(self.classes_)}")
         two = len(self.classes_) == 2
@@ -105,8 +111,9 @@ class RobustLinearClassifier:
         return self.classes_[(values > 0).astype(int) if values.ndim == 1 else values.argmax(1)]
 
     def score(self, X: ArrayLike, y: ArrayLike) -> float:
-        """Accuracy."""
-        return float(np.mean(self.predict(X) == np.asarray(y)))
+        """Accuracy; a label that `fit` has not seen counts as a mistake."""
+        predicted = self.predict(X)
+        return float(np.mean(predicted == self._labels("score", y, len(predicted))))
 
     def certify(self, X: ArrayLike, y: ArrayLike | None = None, *, bounds: Bounds = None) -> Floats:
         """[N] exact distances, in `norm`, to the nearest point that is not classified as y.
@@ -123,7 +130,9 @@ class RobustLinearClassifier:
         self, X: ArrayLike, y: ArrayLike, eps: float | None = None, *, bounds: Bounds = None
     ) -> float:
         """Accuracy in the worst case: the part of the samples certified beyond eps (None: the own eps)."""
-        return float(np.mean(self.certify(X, y, bounds=bounds) > (self.eps if eps is None else eps)))
+        radius = self.eps if eps is None else eps
+        check_length("robust_score", "eps", radius)
+        return float(np.mean(self.certify(X, y, bounds=bounds) > radius))
 
     def worst_case(
         self, X: ArrayLike, y: ArrayLike, eps: float | None = None, *, bounds: Bounds = None
@@ -183,11 +192,15 @@ class RobustLinearClassifier:
             raise ValueError(f"{name}: X must be finite, got NaN or infinity")
         return torch.from_numpy(x)
 
-    def _index(self, name: str, y: ArrayLike, rows: int) -> Tensor:
-        """Labels as `linear` wants them."""
+    def _labels(self, name: str, y: ArrayLike, rows: int) -> NDArray[Any]:
         labels = np.asarray(y)
         if labels.shape != (rows,):
             raise ValueError(f"{name}: y must have shape [{rows}] as X has rows, got {list(labels.shape)}")
+        return labels
+
+    def _index(self, name: str, y: ArrayLike, rows: int) -> Tensor:
+        """Labels as `linear` wants them."""
+        labels = self._labels(name, y, rows)
         if not np.isin(labels, self.classes_).all():
             unknown = labels[~np.isin(labels, self.classes_)][0]
             raise ValueError(f"{name}: y has the label {unknown!r}, which fit has not seen")

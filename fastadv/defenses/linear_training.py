@@ -1,6 +1,7 @@
 """Minimising the robust loss of a linear classifier: the outer half of the survey's section 4."""
 
 import math
+import warnings
 from collections.abc import Callable
 
 import torch
@@ -12,7 +13,10 @@ from fastadv.defenses.linear import check_norm, robust_loss
 OnStep = Callable[[int, int], None]
 
 SMOOTHING = (0.1, 0.01, 0.001, 0.0001)
-"""How strongly the norm is smoothed, stage by stage, for samples scaled to [-1, 1]."""
+"""How strongly the norm is smoothed, stage by stage, for features scaled to [-1, 1]."""
+
+FLAT = 1e-3
+"""The largest element of the gradient, for features scaled to [-1, 1], at which a search has not failed."""
 
 
 def fit_lbfgs(
@@ -29,12 +33,14 @@ def fit_lbfgs(
 ) -> tuple[Tensor, Tensor]:
     """The (w, b) of the least mean `robust_loss`, by L-BFGS with a strong Wolfe line search on all samples.
 
-    The problem is convex, so what is found is the global minimum, up to the search's precision. ||w||_q has
-    kinks for p = 1 and inf (and sharp bends near them) at which such a search gets stuck; so it is smoothed,
-    less and less, each stage beginning where the last one ended.
+    The problem is convex, so a search that ends where the gradient vanishes has found the global minimum, up
+    to its precision; one that ends elsewhere warns. ||w||_q has kinks for p = 1 and inf (and sharp bends
+    near them) at which such a search gets stuck; so it is smoothed, less and less, each stage beginning where
+    the last one ended. The search runs on features that are centred and scaled to [-1, 1], each by itself
+    (one that varies by less than eps or sqrt(l2) by that), ball and penalty left in the units of x.
 
     Args:
-        x: [N, D] samples, float64 if it is to be precise; scaled to [-1, 1] inside.
+        x: [N, D] samples, float64 if it is to be precise.
         y: [N] labels: -1 and +1 where `classes` is None, else int64 0 .. classes - 1.
         eps: radius of the ball in the units of x, >= 0; 0 is natural training, of which the weights grow
             without end where the classes can be separated, until `tol` stops them.
@@ -42,7 +48,7 @@ def fit_lbfgs(
         classes: K for weights [K, D]; None for two classes with weights [D].
         l2: weight of ||w||_2^2 / 2 beside the mean loss, >= 0.
         max_iter: iterations of each stage, of which there are four, and one where eps is 0; at least 1.
-        tol: a stage ends where no element of the gradient is larger.
+        tol: a stage ends where no element of the gradient, for the scaled features, is larger.
         on_step: called with (stages done, all stages).
 
     Returns:
@@ -51,22 +57,36 @@ def fit_lbfgs(
     Raises:
         TypeError, ValueError: a number is out of range, or x and y do not fit together.
     """
-    w, b = _start("fit_lbfgs", x, classes)
+    v, shift = _start("fit_lbfgs", x, classes)
     _check("fit_lbfgs", eps, norm, l2, max_iter=max_iter)
-    largest = x.abs().max()
-    scale = torch.where(largest > 0, largest, 1)
+    middle = x.mean(0)
+    centred = x - middle
+    scale = centred.abs().amax(0).clamp(min=max(eps, math.sqrt(l2)))
+    scale = torch.where(scale > 0, scale, 1)
+    # Lengths are in this unit, which keeps powers of w in range; widths are then in (0, 1].
+    unit = scale.max()
+    widths, samples = scale / unit, centred / unit
     stages = SMOOTHING if eps > 0 else SMOOTHING[-1:]  # without a ball there is no norm to smooth
     for stage, smoothing in enumerate(stages, start=1):
         # For p = 1 the dual norm is a maximum, which a large q approaches without its ridges.
         bent = max(norm, 1 + smoothing / 4)
 
         def objective(smoothing: float = smoothing, bent: float = bent) -> Tensor:
-            losses = robust_loss(w, b, x / scale, y, eps / scale, bent, smoothing=smoothing)
-            return losses.mean() + l2 / 2 * (w / scale).square().sum()
+            w = v / widths
+            losses = robust_loss(w, shift, samples, y, eps / unit, bent, smoothing=smoothing / widths)
+            return losses.mean() + l2 / 2 * (w / unit).square().sum()
 
-        _lbfgs(objective, (w, b), max_iter, tol)
+        steepness = _lbfgs(objective, (v, shift), max_iter, tol)
         on_step(stage, len(stages))
-    return w.detach() / scale, b.detach()
+    if not steepness <= max(FLAT, tol):
+        warnings.warn(
+            f"fit_lbfgs: the search ended where the gradient is {steepness:.1e}, short of the minimum: raise "
+            f"max_iter (now {max_iter}), or standardise the columns of x",
+            RuntimeWarning,
+            stacklevel=2,
+        )
+    w = v.detach() / scale
+    return w, shift.detach() - w @ middle
 
 
 def fit_sgd(
@@ -106,6 +126,7 @@ def fit_sgd(
 
     Raises:
         TypeError, ValueError: a number is out of range, or x and y do not fit together.
+        ValueError: the weights overflow, because learning_rate is too high for x.
     """
     w, b = _start("fit_sgd", x, classes)
     _check("fit_sgd", eps, norm, l2, epochs=epochs, batch_size=batch_size)
@@ -121,12 +142,18 @@ def fit_sgd(
             optimizer.step()
             step += 1
             on_step(step, steps)
+        if not (w.isfinite().all() and b.isfinite().all()):
+            raise ValueError(
+                f"fit_sgd: the weights are no longer finite after {step} of {steps} updates: lower "
+                f"learning_rate, got {learning_rate}, or scale x down"
+            )
     return w.detach(), b.detach()
 
 
 def _lbfgs(
     objective: Callable[[], Tensor], parameters: tuple[Tensor, ...], max_iter: int, tol: float
-) -> None:
+) -> float:
+    """Minimise in place. Returns the largest element of the gradient where it ends."""
     optimizer = torch.optim.LBFGS(
         parameters,
         max_iter=max_iter,
@@ -144,6 +171,8 @@ def _lbfgs(
         return loss.item()
 
     optimizer.step(closure)
+    closure()
+    return max(p.grad.abs().max().item() for p in parameters if p.grad is not None)
 
 
 def _start(name: str, x: Tensor, classes: int | None) -> tuple[Tensor, Tensor]:

@@ -182,6 +182,18 @@ def test_the_radius_is_zero_for_mistakes_and_on_the_boundary_and_infinite_where_
     assert certify(torch.zeros(3).double(), 0.5, x, y, 2).tolist() == [math.inf, 0]
 
 
+def test_a_mistake_has_radius_zero_in_a_box_even_where_no_step_changes_the_gap():
+    x = 0.5 + 0.1 * normal(2, 3).clamp(-4, 4)
+    same = torch.zeros(3, dtype=torch.float64)
+    label = torch.tensor([1, -1])
+    assert certify(same, 1.0, x, label, math.inf, bounds=(0, 1)).tolist() == [math.inf, 0]
+    assert certify(same, 0.0, x, label, math.inf, bounds=(0, 1)).tolist() == [0, 0]
+    w, first = normal(3, 3, seed=1), torch.tensor([0, 0])
+    w[1] = w[0]
+    behind = torch.tensor([0.0, 1, 0], dtype=torch.float64)
+    assert certify(w, behind, x, first, math.inf, bounds=(0, 1)).tolist() == [0, 0]
+
+
 def test_two_classes_as_one_row_or_as_two_have_the_same_radii_and_losses():
     w, b, x, y = game()
     rows, biases = torch.stack((-w / 2, w / 2 + 0)), torch.tensor([-b / 2, b / 2]).double()
@@ -256,6 +268,14 @@ def test_smoothing_lowers_the_norm_by_as_much_as_is_said_and_no_more():
             smooth = robust_loss(w, b, x, y, 0.3, norm, smoothing=s)
             assert (smooth <= exact).all()
             assert (smooth >= exact - 0.3 * s * 9**power).all()  # the loss has slope at most 1
+
+
+def test_each_element_can_be_smoothed_by_its_own():
+    w, b, x, y = game()
+    s = torch.linspace(0.1, 0.9, 9, dtype=torch.float64)
+    found = robust_loss(w, b, x, y, 0.3, math.inf, smoothing=s)
+    norm = ((w.square() + s.square()).sqrt() - s).sum()
+    torch.testing.assert_close(found, F.softplus(0.3 * norm - y * (x @ w + b)))
 
 
 @given(st.floats(1, 60), st.floats(-250, 250))

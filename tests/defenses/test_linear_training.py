@@ -102,6 +102,33 @@ def test_the_units_of_the_samples_do_not_matter():
     torch.testing.assert_close((1024 * scaled, shift), (w, b))
 
 
+@pytest.mark.parametrize("norm", NORMS)
+@pytest.mark.parametrize("eps", [0, 0.05])
+@pytest.mark.filterwarnings("error")
+def test_one_feature_in_far_larger_units_or_far_from_zero_does_not_end_the_search_early(norm, eps):
+    x, y = data()
+    best = mean_loss(fit_lbfgs(x, y, eps=eps, norm=norm), x, y, eps, norm)
+    wide, far = x.clone(), x.clone()
+    wide[:, 0] *= 1e5  # as easily learned, and an attack has less effect
+    far[:, 0] += 1e5  # the same problem with another b
+    assert mean_loss(fit_lbfgs(wide, y, eps=eps, norm=norm), wide, y, eps, norm) <= best + 1e-5
+    found = mean_loss(fit_lbfgs(far, y, eps=eps, norm=norm), far, y, eps, norm)
+    assert found == pytest.approx(best, abs=1e-5)
+
+
+def test_a_search_that_ends_short_of_the_minimum_warns():
+    x, y = data()
+    with pytest.warns(RuntimeWarning, match=r"^fit_lbfgs: the search ended .* raise max_iter \(now 1\)"):
+        fit_lbfgs(x, y, eps=0.1, max_iter=1)
+
+
+@pytest.mark.parametrize("learning_rate", [1e308, 1e200])
+def test_sgd_whose_weights_overflow_says_so(learning_rate):
+    x, y = data()
+    with pytest.raises(ValueError, match=r"^fit_sgd: the weights are no longer finite .* learning_rate"):
+        fit_sgd(1e150 * x, y, eps=0.1, learning_rate=learning_rate)
+
+
 def test_a_penalty_shrinks_the_weights():
     x, y = data()
     for fit in (fit_lbfgs, fit_sgd):
