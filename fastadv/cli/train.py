@@ -68,7 +68,7 @@ def train(
             "not given for digits, 0.1 for clothes, 8/255 else."
         ),
     ] = None,
-    norm: Annotated[str, typer.Option(help="The ball's norm: inf or 2.")] = "inf",
+    norm: Annotated[str, typer.Option(help="The ball's norm: inf, or a number of at least 1.")] = "inf",
     steps: Annotated[int, typer.Option(min=1, help="Steps of PGD.")] = 10,
     step_size: Annotated[
         str | None,
@@ -121,7 +121,8 @@ def train(
 
     Adversarial training (Madry et al. 2018). The folder gets checkpoint.pt, from which the same command goes
     on after it was killed; model.pt, the state_dict of the best robust validation accuracy; updates.jsonl and
-    epochs.csv. On several devices: torchrun --nproc-per-node N -m fastadv train ..., with the same losses.
+    epochs.csv. On several devices: torchrun --nproc-per-node N -m fastadv train ..., with the same losses but
+    for rounding, which the attack's sign steps amplify with each update.
     The exit code is 2 if an option makes no sense or training fails.
     """
     recipe = Recipe(
@@ -188,7 +189,9 @@ def _open(out: Path, recipe: Recipe, resume: bool, tensorboard: bool) -> Log:
             TensorBoard is not installed.
     """
     try:
-        if out.exists() and any(out.iterdir()) and not is_json_of(out / SETTINGS, {"settings", "versions"}):
+        # Whoever was killed while settings.json was first written leaves its .part.
+        files = [path for path in out.iterdir() if path.suffix != ".part"] if out.exists() else []
+        if files and not is_json_of(out / SETTINGS, {"settings", "versions"}):
             raise typer.BadParameter(
                 f"--out: {out} holds files, and not the {SETTINGS} of an earlier training; give a new folder"
             )

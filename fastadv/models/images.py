@@ -24,9 +24,18 @@ LEVELS = 255
 class ImageError(ValueError):
     """A file is not an image that can be read; the message is one line that names it."""
 
-    def __init__(self, path: str | Path, reason: str) -> None:
-        """Name the file and say what is wrong with it."""
-        super().__init__(printable(f"{path}: {reason}"))
+    def __init__(self, path: str | Path, reason: str | None = None) -> None:
+        """Name the file and say what is wrong with it; or give a whole message, as pickle and torch do.
+
+        What was raised in a worker of a DataLoader torch makes anew from the text of its traceback, of which
+        the last line is the message.
+        """
+        if reason is None:
+            name = f"{type(self).__module__}.{type(self).__qualname__}: "
+            message = str(path).rstrip("\n").rpartition("\n")[2].removeprefix(name)
+        else:
+            message = f"{path}: {reason}"
+        super().__init__(printable(message))
 
 
 def load_image(path: str | Path, size: int | tuple[int, int] | None = None, *, channels: int = 3) -> Tensor:

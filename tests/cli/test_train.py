@@ -177,9 +177,17 @@ def test_a_net_that_fails_in_training_is_one_line(tmp_path, nets, folder):
 
 def test_an_image_that_cannot_be_read_is_named(tmp_path, nets, folder):
     (folder / "red" / "3.png").write_text("no image")
-    run = train("--data", folder, "--model", f"{nets}:Net", *SMALL, "--out", tmp_path)
-    assert run.exit_code == 2
-    assert re.search(r"--data: [^\n]*red/3.png: not a JPEG or PNG image\n\Z", run.stderr), run.stderr
+    for workers in (0, 1):
+        arguments = ("--data", folder, "--model", f"{nets}:Net", *SMALL, "--workers", workers)
+        run = train(*arguments, "--out", tmp_path)
+        assert run.exit_code == 2
+        assert re.search(r"--data: [^\n]*red/3.png: not a JPEG or PNG image\n\Z", run.stderr), run.stderr
+
+
+def test_a_folder_that_a_kill_left_with_an_unfinished_file_only_is_new(tmp_path, nets, folder):
+    (tmp_path / "settings.json.part").write_text("{")
+    run = train("--data", folder, "--model", f"{nets}:Net", *SMALL, "--epochs", 1, "--out", tmp_path)
+    assert run.exit_code == 0, run.stderr
 
 
 def test_a_folder_with_files_that_no_training_wrote_is_refused(tmp_path, nets, folder):

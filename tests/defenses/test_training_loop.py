@@ -18,6 +18,7 @@ from fastadv.defenses.adversarial_training import (
     TensorBatches,
     Trainer,
     Validation,
+    fast_fgsm,
     rise_and_fall,
 )
 from tests.defenses.training import BATCHES, EPOCHS, data, loader, net, trainer
@@ -62,6 +63,20 @@ def test_batches_of_one_update_count_by_their_samples():
     assert end.update == 1
     assert (weights(whole) - weights(parts)).abs().max() < 1e-6
     assert (weights(whole) - weights(linear())).abs().max() > 1e-3
+
+
+def test_starts_do_not_depend_on_how_an_update_is_cut_into_batches():
+    x, y = data()
+    ends = []
+    for size, accumulate in ((57, 1), (10, 6)):
+        model, generator = linear(), torch.Generator().manual_seed(0)
+        loss = AdversarialLoss(fast_fgsm(0.3, step_size=0.01, seed=generator))
+        optimizer = torch.optim.SGD(model.parameters(), 0.1)
+        made = Trainer(model, loss, optimizer, generator=generator, accumulate=accumulate, quiet=True)
+        made.fit(TensorBatches(x, y, size), 2)
+        ends.append((weights(model), generator.get_state()))
+    assert (ends[0][0] - ends[1][0]).abs().max() < 1e-6
+    assert torch.equal(ends[0][1], ends[1][1])
 
 
 def test_a_remainder_of_batches_is_an_update_too():
@@ -139,6 +154,17 @@ def test_it_ends_with_the_weights_of_the_best_robust_accuracy_and_stops_without_
     model, validation = linear(), Scripted(0.1, 0.5, 0.4, 0.4, 0.9)
     end = plain(model, validation=validation).fit([data()], 5)
     assert (end.epoch, end.best, end.best_epoch, end.stopped) == (5, 0.9, 5, False)
+
+
+def test_a_further_fit_begins_with_the_last_weights_and_not_with_the_best():
+    ends = []
+    for plan in ((4,), (2, 4)):
+        model, validation = linear(), Scripted(0.5, 0.1, 0.1, 0.9)
+        made = plain(model, validation=validation)
+        for epochs in plan:
+            made.fit([data()], epochs)
+        ends.append(torch.stack([*validation.seen, weights(model)]))
+    assert torch.equal(*ends)
 
 
 def test_a_validation_counts_what_is_right_before_and_after_the_attack_in_eval_mode():

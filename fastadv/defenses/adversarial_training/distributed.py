@@ -1,18 +1,13 @@
 """Several processes, started by torchrun, that train one model; everything works without them as well."""
 
+import gc
 import os
-from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
 from torch import Tensor, distributed, nn
 from torch.nn.parallel import DistributedDataParallel
-
-_reduced: deque[Tensor] = deque(maxlen=64)
-"""What was reduced last. gloo's threads let go of a tensor a little after its sum is there; were theirs the
-last reference, they would need Python's lock for it, and destroy_process_group holds that while it waits for
-them to end."""
 
 
 def _together() -> bool:
@@ -33,8 +28,9 @@ def world() -> int:
 def process_group(device: torch.device) -> Iterator[torch.device]:
     """Join the processes that torchrun started, through gloo for a CPU and nccl for GPUs; give the device.
 
-    Where this was not started by torchrun it does nothing. A process that fails or is killed ends the job:
-    torchrun stops the others.
+    Where this was not started by torchrun it does nothing. Let go of models in DistributedDataParallel
+    before the end, as `Trainer.fit` does. A process that fails or is killed ends the job: torchrun stops the
+    others.
 
     Raises:
         ValueError: this process has no GPU of its own.
@@ -55,15 +51,26 @@ def process_group(device: torch.device) -> Iterator[torch.device]:
     yield device
     # Not after an error: a process that waits here for others would keep torchrun from stopping the job.
     distributed.barrier()
+    # gloo's threads need Python's lock to let go of a tensor, and the group waits for them to end. Python
+    # gives the lock away while it takes down a group; a DistributedDataParallel that holds the last
+    # reference does not.
+    gc.collect()
     distributed.destroy_process_group()
 
 
 def all_sum(values: Tensor) -> Tensor:
     """The sum over processes of each value, in all of them; the tensor itself is changed."""
     if world() > 1:
-        _reduced.append(values)
         distributed.all_reduce(values)
     return values
+
+
+def in_all(value: int, device: torch.device) -> list[int]:
+    """This number in each process, by rank."""
+    values = torch.zeros(world(), dtype=torch.int64, device=device)
+    values[rank()] = value
+    numbers: list[int] = all_sum(values).tolist()
+    return numbers
 
 
 def share_buffers(model: nn.Module) -> None:

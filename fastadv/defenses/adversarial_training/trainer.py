@@ -91,6 +91,12 @@ class Trainer:
 
     Under `torchrun` (within `distributed.process_group`) each process trains on its part of each batch and
     the gradients are those of the whole batch, whatever the sizes of the parts. The model is wrapped here.
+    Sums are rounded otherwise than in one process, and an attack's sign steps amplify that with each update.
+    Where a batch has fewer samples than there are processes, the model meets an empty part: it must take one,
+    as `x.flatten(1)` does and `x.view(x.size(0), -1)` does not.
+
+    A checkpoint does not hold the global generators: a dataset that draws from them, as random augmentation
+    does, draws other numbers after a resumption.
 
     Args:
         model: [B, ...] -> logits [B, K], on its device; changed in place.
@@ -168,9 +174,10 @@ class Trainer:
         self.after_update = after_update
         self.position = Position()
         self.device = device_of(model)
-        self._parallel = distributed.parallel(model, self.device)
+        self._parallel = model
         self._order = self.generator.get_state()
         self._best: dict[str, Any] | None = None
+        self._last: dict[str, Any] | None = None
         self._log_sizes: dict[str, int] = {}
 
     def resume(self) -> bool:
@@ -199,17 +206,20 @@ class Trainer:
         self.generator.set_state(content["generator"])
         self._order = content["order"]
         self._best = content["best"] or None
+        self._last = None
         self._log_sizes = content["log"]
         self.position = Position(**content["position"])
         return True
 
     def fit(self, loader: Iterable[Batch], epochs: int) -> Position:
-        """Train until so many passes are done, those before a resumption counted.
+        """Train until so many passes are done, those before a resumption or of an earlier fit counted.
+
+        A further fit begins, as a resumption does, with the last weights, not with the best ones.
 
         Args:
             loader: batches (x, y) or (x, y, ids): [B, ...], [B] int64 and [B] int64. With ids the attack's
-                start of a sample does not depend on the batch, and so not on the number of processes. In
-                several processes each gives its part of each batch, and all give equally many.
+                start of a sample does not depend on how an update is cut into batches, nor on the number of
+                processes. In several processes each gives its part of each batch, and all give equally many.
             epochs: at least 1.
 
         Returns:
@@ -220,21 +230,34 @@ class Trainer:
             TypeError: the loader gives batches that are none.
             ValueError: epochs is below 1, or the loader gives no samples; or as the attack.
             FloatingPointError: the loss is not finite any more.
+            CheckpointError: processes begin after different numbers of updates.
             OSError: a checkpoint or log cannot be written.
         """
         check_counts("Trainer.fit", epochs=epochs)
+        begun = distributed.in_all(self.position.update, self.device)
+        if len(set(begun)) > 1:
+            raise checkpoint.CheckpointError(
+                f"Trainer.fit: processes must begin after equally many updates, got {begun}: each must read "
+                "the same checkpoint, or none"
+            )
+        if self._last is not None:
+            self.model.load_state_dict(self._last)
+            self._last = None
         if self.log is not None:
             self.log.open(self._log_sizes, self.position.update)
         batches = len(loader) if isinstance(loader, Sized) else None
+        self._parallel = distributed.parallel(self.model, self.device)
         try:
             with Bar(epochs, batches, quiet=self.quiet or distributed.rank() > 0) as bar:
                 while self.position.epoch < epochs and not self.position.stopped:
                     self._pass(loader, bar)
         finally:
+            self._parallel = self.model  # a wrapped model must not outlive the process group
             if self.log is not None:
                 self._log_sizes = self.log.sizes()
                 self.log.close()
         if self._best is not None:
+            self._last = copy.deepcopy(self.model.state_dict())
             self.model.load_state_dict(self._best)
         self.optimizer.zero_grad()
         self.model.eval()
@@ -321,7 +344,11 @@ class Trainer:
         weight = distributed.world() / samples
         sums = torch.zeros(2, dtype=torch.float64, device=self.device)
         self.optimizer.zero_grad()
+        drawn = self.generator.get_state()
         for number, (x, y, ids) in enumerate(parts):
+            if ids is not None:
+                # The attack draws one key for all, and by its id each sample has a start of its own.
+                self.generator.set_state(drawn)
             with self._unsynchronised() if number < len(parts) - 1 else contextlib.nullcontext():
                 with self._draws(number):
                     evaluated = self.loss.evaluate(self._parallel, x, y, ids)
