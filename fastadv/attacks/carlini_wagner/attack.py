@@ -85,7 +85,8 @@ class CarliniWagner:
         steps: of Adam in each descent, >= 1.
         search_steps: descents at most, >= 1; None is 9 for norm 2, 60 for inf and 0.
         lr: Adam's step size in tanh space, > 0; None is 0.01, for inf 0.005.
-        c_init: the first c, > 0, where distances are in units of the box; None is 0.001, for inf and 0 0.01.
+        c_init: the first c, > 0; None is 0.001, for inf and 0 0.01. In norms 2 and 0 it stands beside
+            distances in units of the box.
         objective: the reward. "margin": min(0, margin - confidence), the margin being that of
             `fastadv.attacks.losses`, so that it ends where the goal is reached. "ce": the cross-entropy
             (targeted: minus that of the target), which never ends; with norm 2 the distance is then not

@@ -20,7 +20,7 @@ SLACK = 1e-3
 class LinfSearch(Search):
     """Carlini and Wagner 2017, section VI-C; after the first tau that is too small, by bisection."""
 
-    power = 1
+    power = 0  # tau bounds the distance, whatever c is
 
     def search(self) -> None:
         """Descents from the best image so far, or where the last ended, drawn into the tau-ball."""

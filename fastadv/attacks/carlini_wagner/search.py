@@ -87,7 +87,7 @@ class Search(ABC):
     hinged = True
     """Whether the margin counts no more once it is reached."""
     power = 2
-    """The distance grows with this power of the box's."""
+    """Distances are divided by this power of the box's width beside c."""
 
     def __init__(
         self,
