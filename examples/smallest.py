@@ -10,7 +10,7 @@ has the figures of a run.
 
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -160,17 +160,10 @@ def measured(subject: Subject, attack: Attack, norm: float, on_step: OnStep) -> 
 
     Of an attack of another library that raises an error: that error.
     """
-    x, y, rows = subject.x, subject.y, 0
-
-    def counted(images: Tensor) -> Tensor:
-        nonlocal rows
-        rows += len(images)
-        logits: Tensor = subject.model(images)
-        return logits
-
+    x, y, model = subject.x, subject.y, Counted(subject.model)
     start = time.thread_time()
     try:
-        x_adv = attack.run(Counted(counted), x, y, on_step)
+        x_adv = attack.run(model, x, y, on_step)
     except IndexError as error:  # Foolbox's FMN in l0, where all elements are to be kept
         if not attack.foreign:
             raise
@@ -186,23 +179,25 @@ def measured(subject: Subject, attack: Attack, norm: float, on_step: OnStep) -> 
         "distance": [
             round(d, 6) if ok else None for d, ok in zip(distance.tolist(), success.tolist(), strict=True)
         ],
-        "evaluations": rows / len(y),
+        "evaluations": model.rows / len(y),
         "seconds": seconds,
     }
 
 
 class Counted(nn.Module):
-    """A function as the module that peers ask for."""
+    """A model, and how many images it was shown."""
 
-    def __init__(self, function: Callable[[Tensor], Tensor]) -> None:
-        """A module that calls the function."""
+    def __init__(self, model: nn.Module) -> None:
+        """None yet."""
         super().__init__()
-        self.function = function
+        self.model, self.rows = model, 0
         self.eval()
 
     def forward(self, x: Tensor) -> Tensor:
         """Logits."""
-        return self.function(x)
+        self.rows += len(x)
+        logits: Tensor = self.model(x)
+        return logits
 
 
 if __name__ == "__main__":
