@@ -60,7 +60,7 @@ bench: .venv/built
 
 gpu:
 	$(CHECK_PYTHON)
-	@$(PYTHON) -m benchmarks.gpu
+	@$(PYTHON) -m benchmarks.gpu $(STAGES) $(if $(MINUTES),--minutes $(MINUTES))
 
 lint: .venv/built
 	@$(IN_VENV) ruff check .

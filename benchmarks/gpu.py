@@ -1,13 +1,19 @@
 """`make gpu`: build, test, measure and sanitize on this machine's GPU, and write down what came of it.
 
+    make gpu STAGES="build tests" MINUTES=9
+    make gpu STAGES="benchmarks memcheck racecheck initcheck synccheck" MINUTES=9
+
 Needs a CUDA build of PyTorch in the Python that runs this, nvcc, pytest, pytest-benchmark and hypothesis;
-downloads nothing. Every stage has a time limit, all together have 9 minutes; one that fails is recorded and
-the others still run. Writes benchmarks/results/<GPU>.json and exits with 1 if anything failed. Logs are in
-build/gpu/. A copy of the sources without their repository is told its commit by FASTADV_COMMIT.
+downloads nothing. Every stage has a time limit, and all together where MINUTES are given; one that fails is
+recorded and the others still run. Writes benchmarks/results/<GPU>.json and exits with 1 if anything failed;
+stages that are not run keep what the file says of them, if it is of the same sources. Logs are in build/gpu/.
+A copy of the sources without their repository is told its commit by FASTADV_COMMIT.
 """
 
+import argparse
 import datetime
 import json
+import math
 import os
 import random
 import re
@@ -18,6 +24,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -26,8 +33,9 @@ ROOT = Path(__file__).parents[1]
 LOGS = ROOT / "build" / "gpu"
 TESTS = ["tests/ops", "tests/attacks"]
 TOOLS = ["memcheck", "racecheck", "initcheck", "synccheck"]  # of compute-sanitizer
-TOTAL = 525  # seconds for all stages
-LIMITS = {"build": 150, "tests": 200, "benchmarks": 220} | dict.fromkeys(TOOLS, 60)  # seconds
+LIMITS = {"build": 300, "tests": 900, "benchmarks": 900} | dict.fromkeys(TOOLS, 300)  # seconds, in order
+GRACE = 15  # seconds to write down what was measured, once a limit is over
+MOST_WORKERS = 4  # that share the GPU in tests, where pytest-xdist is installed
 
 Verdict = tuple[str, str]
 
@@ -107,6 +115,7 @@ class Stages:
                 verdict, detail = read(process.wait(limit), log.read_text(errors="replace"))
             except subprocess.TimeoutExpired:
                 verdict, detail = "timed out", f"stopped after {limit:.0f} s"
+                interrupt(process)
             finally:
                 end(process)
         outcome = Outcome(verdict, detail, round(time.monotonic() - begin, 1))
@@ -119,6 +128,15 @@ class Stages:
         self.outcomes[name] = outcome
         print(f"{name}: {outcome}", flush=True)
         return outcome
+
+
+def interrupt(process: subprocess.Popen[bytes]) -> None:
+    """Let the process write down what it has, for some seconds: pytest does when it is interrupted."""
+    process.send_signal(signal.SIGINT)
+    try:
+        process.wait(GRACE)
+    except subprocess.TimeoutExpired:
+        return
 
 
 def end(process: subprocess.Popen[bytes]) -> None:
@@ -158,6 +176,8 @@ def test(stages: Stages, seed: int) -> dict[str, int] | None:
     junit = LOGS / "tests.xml"
     junit.unlink(missing_ok=True)
     command = [sys.executable, "-m", "pytest", "-q", *TESTS, f"--junitxml={junit}"]
+    if find_spec("xdist"):
+        command.append(f"--numprocesses={min(MOST_WORKERS, os.cpu_count() or 1)}")
     outcome = stages.run("tests", command, LIMITS["tests"], FASTADV_TEST_SEED=str(seed))
     counts = count_tests(junit) if junit.exists() else None
     if outcome.verdict == "passed" and not (counts and counts["on_gpu"]):
@@ -191,10 +211,10 @@ def measure(stages: Stages) -> dict[str, Any] | None:
     return report.summarise(json.loads(measured.read_text()))
 
 
-def sanitize(stages: Stages) -> None:
-    """Run benchmarks/sanitize.py under each of compute-sanitizer's tools."""
+def sanitize(stages: Stages, tools: Sequence[str]) -> None:
+    """Run benchmarks/sanitize.py under some of compute-sanitizer's tools."""
     sanitizer = find_sanitizer()
-    for tool in TOOLS:
+    for tool in tools:
         if sanitizer is None:
             stages.note(tool, Outcome("unavailable", "compute-sanitizer is not on PATH nor in the toolkit"))
             continue
@@ -213,30 +233,57 @@ def find_sanitizer() -> str | None:
     return shutil.which("compute-sanitizer", path=os.pathsep.join([os.environ["PATH"], *folders]))
 
 
-def main() -> int:
-    """Run all stages; the exit status."""
+def kept_figures(about: dict[str, Any]) -> dict[str, Any]:
+    """What the GPU's file says, if it is of the same sources; else nothing."""
+    from benchmarks import machine, report
+
+    path = report.path_of(about)
+    written = json.loads(path.read_text()) if path.exists() else {}
+    state = machine.source_state()
+    known = state["commit"] != "unknown" and state["clean"] is not False
+    return written if known and written.items() >= state.items() else {}
+
+
+def parse(arguments: Sequence[str]) -> argparse.Namespace:
+    """The stages to run, in their order, and the minutes for all."""
+    parser = argparse.ArgumentParser(prog="make gpu", description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("stages", nargs="*", help=f"some of {', '.join(LIMITS)}; all if none is named")
+    parser.add_argument("--minutes", type=float, default=math.inf, help="for all stages together")
+    options = parser.parse_args(arguments)
+    if unknown := [name for name in options.stages if name not in LIMITS]:
+        parser.error(f"no such stage: {unknown[0]}; there are {', '.join(LIMITS)}")
+    options.stages = [name for name in LIMITS if name in (options.stages or LIMITS)]
+    return options
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run the stages; the exit status."""
+    options = parse(arguments)
     if reason := obstacle():
         print(f"make gpu: {reason}", file=sys.stderr)
         return 1
     from rich.console import Console
 
-    from benchmarks import machine, report
+    from benchmarks import machine, report, targets
 
     gpu = machine.describe_gpu()
     print(f"make gpu: {gpu['gpu']}, driver {gpu['driver']}, CUDA {gpu['cuda']}", flush=True)
-    stages = Stages(TOTAL)
-    build(stages, gpu["compute_capability"])
-    seed = random.randrange(2**31)
-    tests = test(stages, seed)
-    measured = measure(stages) or {"machine": {}, "groups": {}}
-    sanitize(stages)
-    summary = measured | {
-        "machine": gpu | machine.describe_software() | measured["machine"],
+    stages = Stages(60 * options.minutes)
+    summary: dict[str, Any] = {"machine": {}, "groups": {}, "tests": None, "stages": {}} | kept_figures(gpu)
+    if "build" in options.stages:
+        build(stages, gpu["compute_capability"])
+    if "tests" in options.stages:
+        summary["test_seed"] = random.randrange(2**31)
+        summary["tests"] = test(stages, summary["test_seed"])
+    if "benchmarks" in options.stages and (measured := measure(stages)):
+        summary["groups"], summary["machine"] = measured["groups"], measured["machine"]
+    sanitize(stages, [tool for tool in TOOLS if tool in options.stages])
+    summary |= {
+        "machine": gpu | machine.describe_software() | summary["machine"],
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         **machine.source_state(),
-        "test_seed": seed,
-        "tests": tests,
-        "stages": {name: asdict(outcome) for name, outcome in stages.outcomes.items()},
+        "targets": targets.verdicts(targets.GPU, summary["groups"]),
+        "stages": summary["stages"] | {name: asdict(outcome) for name, outcome in stages.outcomes.items()},
     }
     Console().print(report.table(summary))
     for name, outcome in stages.outcomes.items():
@@ -246,4 +293,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(sys.argv[1:]))

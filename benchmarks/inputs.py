@@ -10,16 +10,17 @@ from fastadv.models import datasets
 NORMS = {"inf": math.inf, "2": 2.0}
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 IMAGES = (64, 3, 224, 224)
+SMALL_IMAGES = (3136, 3, 32, 32)  # as many elements
 EPS = {"inf": 8 / 255, "2": 3.0}
 LP_EPS = {"1": 2000.0, "1.5": 150.0}
 
 
-def images(dtype: str, device: str) -> tuple[Tensor, Tensor, Tensor]:
-    """(x_adv, x, grad) of an attack under way on 64 ImageNet-sized images, about half of it at the limit."""
+def images(dtype: str, device: str, shape: tuple[int, ...] = IMAGES) -> tuple[Tensor, Tensor, Tensor]:
+    """(x_adv, x, grad) of an attack under way on images, about half of it at the limit."""
     generator = torch.Generator().manual_seed(0)
-    x = torch.rand(IMAGES, generator=generator)
-    x_adv = (x + 8 / 255 * torch.randn(IMAGES, generator=generator).clamp(-1, 1)).clamp(0, 1)
-    grad = torch.randn(IMAGES, generator=generator)
+    x = torch.rand(shape, generator=generator)
+    x_adv = (x + 8 / 255 * torch.randn(shape, generator=generator).clamp(-1, 1)).clamp(0, 1)
+    grad = torch.randn(shape, generator=generator)
     x_adv, x, grad = (t.to(device, DTYPES[dtype]) for t in (x_adv, x, grad))
     return x_adv, x, grad
 

@@ -1,17 +1,27 @@
-"""pgd_step on 64 ImageNet-sized images: three reads and one write of each element are the floor."""
+"""pgd_step on 64 ImageNet-sized images: three reads and one write of each element are the floor.
+
+On a GPU also on as many elements in 32x32 images, which a multiprocessor can hold while it adds up the norm.
+"""
 
 import pytest
 import torch
 
-from benchmarks.inputs import EPS, NORMS, images
+from benchmarks.inputs import EPS, IMAGES, NORMS, SMALL_IMAGES, images
 from benchmarks.race import Enter, Race, agree
 from fastadv import ops, reference
 
 
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    on_gpu = metafunc.config.getoption("--device") == "cuda"
+    metafunc.parametrize("size", ["224x224"] + ["32x32"] * on_gpu)
+
+
 @pytest.mark.parametrize("contender", ["reference", "torch.compile", "native", "native in place"])
-def test_pgd_step(contender: str, norm: str, dtype: str, device: str, enter: Enter) -> None:
+def test_pgd_step(contender: str, norm: str, size: str, dtype: str, device: str, enter: Enter) -> None:
+    small = size == "32x32"
+
     def make() -> Race:
-        x_adv, x, grad = images(dtype, device)
+        x_adv, x, grad = images(dtype, device, SMALL_IMAGES if small else IMAGES)
         own = x_adv.clone()
         settings = {"eps": EPS[norm], "step_size": EPS[norm] / 4, "norm": NORMS[norm]}
         # Inductor fails on the compiled in-place step for norm 2, so the functional one is compared.
@@ -27,4 +37,4 @@ def test_pgd_step(contender: str, norm: str, dtype: str, device: str, enter: Ent
             moved=4 * x.nbytes,
         )
 
-    enter(f"pgd_step l{norm} {dtype}", contender, make)
+    enter(f"pgd_step l{norm}{' 32x32' * small} {dtype}", contender, make)

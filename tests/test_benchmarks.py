@@ -13,7 +13,7 @@ import torch
 from rich.console import Console
 
 import fastadv
-from benchmarks import inputs, race, report
+from benchmarks import inputs, race, report, targets
 
 ROOT = Path(__file__).parents[1]
 
@@ -172,34 +172,63 @@ def test_every_target_is_met_missed_or_said_not_to_be_measured() -> None:
     assert "0.90x  1.00x MISSED" in printed(summary)
 
 
-def test_the_targets_are_those_of_groups_that_are_measured() -> None:
-    collected = subprocess.run(
-        [sys.executable, "-m", "pytest", "benchmarks", "--collect-only", "-q"],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=True,
-    ).stdout
-    attacks = "".join((ROOT / f"benchmarks/test_{name}.py").read_text() for name in ("pgd", "training"))
-    for target in report.TARGETS:
-        if target.group.startswith("PGD"):
-            assert f'"{target.group}"' in attacks
-            test = f"[{target.contender}]"
-        elif target.group.startswith("k-WTA ResNet-18 "):
-            work = target.group.removeprefix("k-WTA ResNet-18 ")
-            test = f"test_a_kwta_resnet18[{work}-{target.contender}]"
-        elif target.group == "detection LeNet5":
-            test = f"test_detection_on_lenet5[{target.contender}]"
-        elif target.group.startswith("kwta"):
-            operator, cols, dtype, data = target.group.split()
-            test = f"test_{operator}[{cols}-{data}-{dtype}-{target.contender}]"
-        elif target.group.startswith("project l1"):
-            _, norm, dtype = target.group.split()
-            test = f"test_project_{norm.replace('.', '_')}[{dtype}-{target.contender}]"
-        else:
-            operator, norm, dtype = target.group.split()
-            test = f"test_{operator}[{dtype}-{norm.removeprefix('l')}-{target.contender}]"
-        assert test in collected
+def test_a_gpu_s_bandwidths_are_compared_with_those_of_plain_traffic() -> None:
+    def traffic(group: str, contender: str, moved: int) -> dict[str, Any]:
+        measured = entry(group, contender, 0.001)
+        measured["extra_info"]["moved"] = moved
+        return measured
+
+    entries = [
+        traffic("pgd_step linf fp32", "native", 1900_000_000),
+        traffic("cw_step fp32", "native", 1000_000_000),
+        traffic("gap_moments fp32", "native", 1000_000_000),
+        traffic("copy", "copy", 2000_000_000),
+    ]
+    machine = {"kind": "toy", "gpu": "Toy GPU"}
+    summary = report.summarise(
+        {"benchmarks": entries, "datetime": "now", "machine_info": {"fastadv": machine}}
+    )
+    found = {t["group"]: (t["of"], t["wanted"], t["got"], t["met"]) for t in summary["targets"]}
+    assert found["pgd_step linf fp32"] == ("bandwidth", 0.9, 0.95, True)
+    assert found["cw_step fp32"] == ("bandwidth", 0.85, 0.5, False)
+    assert found["gap_moments fp32"] == ("bandwidth", 0.8, None, None)
+    assert "0.95 of copy, 0.90 met" in printed(summary)
+    assert "0.50 of copy, 0.85 MISSED" in printed(summary)
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_the_targets_are_those_of_groups_that_are_measured(device: str) -> None:
+    command = [sys.executable, "-m", "pytest", "benchmarks", "--collect-only", "-q", f"--device={device}"]
+    collected = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    attacks = "".join(
+        (ROOT / f"benchmarks/test_{name}.py").read_text() for name in ("pgd", "training", "carlini_wagner")
+    )
+    for target in targets.CPU if device == "cpu" else targets.GPU:
+        whose = "native" if isinstance(target, targets.Share) else target.against
+        assert name_of_test(target.group, whose, attacks) in collected
+        if isinstance(target, targets.Share):
+            assert f"test_bandwidth[{target.against}]" in collected
+
+
+def name_of_test(group: str, contender: str, attacks: str) -> str:
+    """The end of the name of the test that measures a contender in a group."""
+    if group.startswith(("PGD", "C&W")):
+        assert f'"{group}"' in attacks
+        return f"[{contender}]"
+    if group == "detection LeNet5":
+        return f"test_detection_on_lenet5[{contender}]"
+    if group.startswith("k-WTA ResNet-18 "):
+        return f"test_a_kwta_resnet18[{group.removeprefix('k-WTA ResNet-18 ')}-{contender}]"
+    operator, *case, dtype = group.split()
+    if operator == "kwta":
+        cols, dtype, data = group.split()[1:]
+        return f"test_kwta[{cols}-{data}-{dtype}-{contender}]"
+    if operator == "pgd_step":
+        norm, size = case if len(case) == 2 else (*case, "224x224")
+        return f"test_pgd_step[{size}-{dtype}-{norm.removeprefix('l')}-{contender}]"
+    if operator == "project":
+        return f"test_project_{case[0].replace('.', '_')}[{dtype}-{contender}]"
+    return f"test_{operator}[{'-'.join([dtype, *case, contender])}]"
 
 
 FAULTS = """

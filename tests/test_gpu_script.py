@@ -100,7 +100,7 @@ def test_a_stage_over_its_limit_is_stopped_with_all_that_it_started(tmp_path: Pa
     begin = time.monotonic()
     outcome = gpu.Stages(60).run("slow", python(code), 3)
     assert (outcome.verdict, outcome.detail) == ("timed out", "stopped after 3 s")
-    assert 3 <= outcome.seconds <= time.monotonic() - begin < 20
+    assert 3 <= outcome.seconds <= time.monotonic() - begin + 0.05 < 20  # it is rounded
     assert not alive(int(note.read_text()))
 
 
@@ -133,8 +133,27 @@ def test_all_stages_together_keep_the_time_limit() -> None:
         stages.run(name, python("import time; time.sleep(60)"), 30)
     assert time.monotonic() - begin < 15
     assert [outcome.verdict for outcome in stages.outcomes.values()] == ["timed out"] * 3
-    assert gpu.TOTAL < 9 * 60
-    assert max(gpu.LIMITS.values()) < gpu.TOTAL
+
+
+def test_a_stage_over_its_limit_may_write_down_what_it_has(tmp_path: Path) -> None:
+    note = tmp_path / "note"
+    code = f"""
+import time
+try:
+    time.sleep(60)
+except KeyboardInterrupt:
+    open({str(note)!r}, "w").write("as far as it came")
+"""
+    assert gpu.Stages(60).run("slow", python(code), 2).verdict == "timed out"
+    assert note.read_text() == "as far as it came"
+
+
+def test_a_stage_that_goes_on_when_interrupted_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gpu, "GRACE", 1)
+    code = "import signal, time; signal.signal(signal.SIGINT, signal.SIG_IGN); time.sleep(60)"
+    outcome = gpu.Stages(60).run("deaf", python(code), 2)
+    assert (outcome.verdict, outcome.detail) == ("timed out", "stopped after 2 s")
+    assert outcome.seconds < 20
 
 
 @pytest.mark.parametrize(
@@ -194,7 +213,7 @@ def test_the_sanitizer_runs_every_tool_with_one_allocation_per_tensor(
     monkeypatch.setenv("PATH", str(tmp_path))
     assert gpu.find_sanitizer() == str(sanitizer)
     stages = gpu.Stages(60)
-    gpu.sanitize(stages)
+    gpu.sanitize(stages, gpu.TOOLS)
     verdicts = {tool: outcome.verdict for tool, outcome in stages.outcomes.items()}
     assert verdicts == dict.fromkeys(gpu.TOOLS, "passed") | {"racecheck": "failed"}
     for tool in gpu.TOOLS:
@@ -209,7 +228,7 @@ def test_the_sanitizer_runs_every_tool_with_one_allocation_per_tensor(
 def test_a_missing_sanitizer_is_said_and_is_no_failure(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(gpu, "find_sanitizer", lambda: None)
     stages = gpu.Stages(60)
-    gpu.sanitize(stages)
+    gpu.sanitize(stages, gpu.TOOLS)
     assert {outcome.verdict for outcome in stages.outcomes.values()} == {"unavailable"}
     assert list(stages.outcomes) == gpu.TOOLS
 
@@ -303,7 +322,7 @@ def pretend(monkeypatch: pytest.MonkeyPatch, **statuses: int) -> list[str]:
 
 def test_everything_measured_is_written_to_the_gpus_file(monkeypatch: pytest.MonkeyPatch) -> None:
     commands = pretend(monkeypatch)
-    assert gpu.main() == 0
+    assert gpu.main([]) == 0
     assert commands[0].startswith("FASTADV_BUILD=cuda TORCH_CUDA_ARCH_LIST=9.0 ")
     assert "setup.py build_ext --inplace --force" in commands[0]
     path = report.RESULTS / "nvidia-h100-80gb-hbm3.json"
@@ -329,11 +348,57 @@ def test_a_failed_stage_is_recorded_the_rest_runs_and_the_exit_status_is_1(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     commands = pretend(monkeypatch, build=2, memcheck=1)
-    assert gpu.main() == 1
+    assert gpu.main([]) == 1
     assert len(commands) == 3 + len(gpu.TOOLS)
     stages = json.loads((report.RESULTS / "nvidia-h100-80gb-hbm3.json").read_text())["stages"]
     failed = [name for name, stage in stages.items() if stage["verdict"] == "failed"]
     assert failed == ["build", "memcheck"]
+
+
+def test_stages_can_be_run_in_several_goes_which_keep_each_others_outcomes(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    commands = pretend(monkeypatch, memcheck=1)
+    state = {"commit": "abc", "clean": True}
+    monkeypatch.setattr(machine, "source_state", lambda: dict(state))
+    path = report.RESULTS / "nvidia-h100-80gb-hbm3.json"
+    assert gpu.main(["tests", "build", "--minutes", "9"]) == 0
+    assert list(json.loads(path.read_text())["stages"]) == ["build", "tests"]
+    assert gpu.main(["memcheck", "benchmarks"]) == 1
+    assert len(commands) == 4
+    written = json.loads(path.read_text())
+    assert {name: stage["verdict"] for name, stage in written["stages"].items()} == {
+        "build": "passed",
+        "tests": "passed",
+        "benchmarks": "passed",
+        "memcheck": "failed",
+    }
+    assert written["tests"]["on_gpu"] == 1
+    assert written["groups"]
+    state["commit"] = "other sources"
+    assert gpu.main(["racecheck"]) == 0
+    written = json.loads(path.read_text())
+    assert list(written["stages"]) == ["racecheck"]
+    assert (written["groups"], written["tests"]) == ({}, None)
+
+
+@pytest.mark.parametrize("state", [{"commit": "unknown", "clean": None}, {"commit": "abc", "clean": False}])
+def test_outcomes_of_sources_that_nobody_can_name_are_not_kept(
+    state: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pretend(monkeypatch)
+    monkeypatch.setattr(machine, "source_state", lambda: state)
+    gpu.main(["build"])
+    gpu.main(["memcheck"])
+    written = json.loads((report.RESULTS / "nvidia-h100-80gb-hbm3.json").read_text())
+    assert list(written["stages"]) == ["memcheck"]
+
+
+def test_a_stage_that_is_none_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as exit_:
+        gpu.main(["bild"])
+    assert exit_.value.code == 2
+    assert "no such stage: bild; there are build, tests, " in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
