@@ -21,7 +21,7 @@ from fastadv.attacks.randomness import mix
 
 from . import checkpoint, distributed
 from .log import Bar, Log
-from .loss import AdversarialLoss
+from .loss import AdversarialLoss, takes_ids
 from .validation import Accuracy, Batch, Validation, device_of, unpacked
 
 
@@ -346,7 +346,7 @@ class Trainer:
         self.optimizer.zero_grad()
         drawn = self.generator.get_state()
         for number, (x, y, ids) in enumerate(parts):
-            if ids is not None:
+            if ids is not None and takes_ids(self.loss.attack):
                 # The attack draws one key for all, and by its id each sample has a start of its own.
                 self.generator.set_state(drawn)
             with self._unsynchronised() if number < len(parts) - 1 else contextlib.nullcontext():
