@@ -157,6 +157,8 @@ def train(
     training = Training(recipe, workers)
     try:
         with process_group(place) as own:
+            if training.data.remark and distributed.rank() == 0:
+                typer.echo(printable(training.data.remark), err=True)
             log = _open(out, recipe, resume, tensorboard) if distributed.rank() == 0 else None
             trainer = training.trainer(
                 own,

@@ -256,6 +256,26 @@ def test_bad_settings_are_refused_in_one_line_before_any_work(
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_model_that_calls_the_classes_otherwise_is_named_and_in_another_order_refused(
+    tmp_path, nets, folder
+):
+    def trained(model):
+        fixed = (*SMALL, "--epochs", 1, "--attack", "none")
+        return train("--data", folder, "--model", f"{nets}:{model}", *fixed, "--out", tmp_path / model)
+
+    same, names, order = map(trained, ("same_order", "other_names", "other_order"))
+    assert (same.exit_code, names.exit_code, order.exit_code) == (0, 0, 2)
+    remark = f"classes go by number: class 1 is green in {folder} and verde in the model\n"
+    assert "classes go by number" not in same.stderr
+    assert names.stderr.count(remark) == 1
+    assert order.stderr.count("\n") == 1
+    assert (
+        f"--model: class 1 is green in {folder} and red in the model, whose green is class 2: "
+        "its class_names must be in the folders' alphabetical order"
+    ) in order.stderr
+    assert not (tmp_path / "other_order").exists()
+
+
 def test_images_of_one_s_own_need_a_model(folder):
     run = train("--data", folder)
     assert run.exit_code == 2
