@@ -15,8 +15,10 @@ from rich.text import Text
 import fastadv
 from fastadv.attacks import PGD
 from fastadv.evaluation.curve_experiment import (
+    CurveFileError,
     CurveResults,
     digit_batches,
+    files_sha256,
     image_batches,
     is_curve_file,
     measure,
@@ -25,6 +27,7 @@ from fastadv.evaluation.robustness import cell
 from fastadv.evaluation.robustness_curve import curve_figure
 from fastadv.models import ModelError
 from fastadv.models.datasets import Images, digits, split
+from fastadv.models.digest import sha256
 from fastadv.models.text import printable
 
 from .attack import Device
@@ -72,16 +75,19 @@ def curve(
     size: Annotated[
         int | None, typer.Option(min=1, help="Height and width of the images; the model's own if not given.")
     ] = None,
+    resume: Annotated[
+        bool, typer.Option(help="Go on where an earlier run to the same file was, or begin again.")
+    ] = True,
     out: FigureFile = Path("curve.png"),
 ) -> None:
     """How accuracy falls as the perturbation grows: each image's smallest eps, and the curve of all.
 
     Every image is attacked by PGD at eps and, where that succeeds, at smaller and smaller ones, by bisection.
     The curve is drawn, and written beside the figure as JSON, with every image's smallest eps; that file is
-    kept up to date in the run. Like any attack's it is an upper bound: what is right here may still fall to a
-    better attack. Image files have no label, so theirs is what the model says about them, and the curve
-    begins at 100%. A file that cannot be read is named and skipped, and the exit code is then 1; it is 2 if
-    an option makes no sense or a model fails.
+    kept up to date in the run, and the same command goes on from it after it was killed. Like any attack's
+    it is an upper bound: what is right here may still fall to a better attack. Image files have no label, so
+    theirs is what the model says about them, and the curve begins at 100%. A file that cannot be read is
+    named and skipped, and the exit code is then 1; it is 2 if an option makes no sense or a model fails.
     """
     images = images or []
     if bool(images) == bool(data):
@@ -111,6 +117,8 @@ def curve(
         "device": device,
         "batch_size": batch_size,
         "size": size,
+        "images_sha256": files_sha256(images) if known is None else sha256(known._asdict()),
+        "weights_sha256": [_weights_sha256(net) for net in nets.values()],
     }
     results = CurveResults(beside, settings, fastadv.build_info(), limit)
     progress = images_bar("measuring")
@@ -125,16 +133,21 @@ def curve(
             progress.console.print(f"skipped {reason}", style="red", markup=False, soft_wrap=True)
 
     try:
+        if resume and (done := results.resume()):
+            typer.echo(f"Going on after {done} images")
+            on_progress(done)
         with progress:
             for spec, net in nets.items():
                 if known is None:
                     batches = image_batches(images, net.shape, batch_size, on_skip)
                 else:
                     batches = digit_batches(known, batch_size)
-                for batch in batches:
+                for batch in results.missing(spec, batches):
                     results.add(spec, measure(net.model, attack, batch, place, on_progress))
     except ModelError as error:
         raise typer.BadParameter(f"--model: {spec}: {error}") from error
+    except CurveFileError as error:
+        raise typer.BadParameter(f"--out: {error}; give another name or --no-resume") from error
     except OSError as error:
         raise typer.BadParameter(f"--out: {error}") from error
     if results.models:
@@ -184,6 +197,10 @@ def _digits(nets: dict[str, Net], count: int, seed: int) -> Images:
         if net.classes != 10:
             raise typer.BadParameter(f"--model: {spec}: digits have 10 classes, this model {net.classes}")
     return images
+
+
+def _weights_sha256(net: Net) -> str:
+    return sha256(dict(net.model.named_parameters()) | dict(net.model.named_buffers()))
 
 
 def _table(results: CurveResults, eps: str) -> Table:

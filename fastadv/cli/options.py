@@ -15,6 +15,7 @@ from fastadv._checks import norm_number
 from fastadv.attacks import PGD
 from fastadv.evaluation import Experiment, Goal, Results, count_classes, in_use
 from fastadv.models import ModelError, find_class, load
+from fastadv.models.images import LEVELS
 from fastadv.models.text import brief
 
 
@@ -155,13 +156,29 @@ def parse_eps(text: str, norm: float) -> float:
     """
     eps = parse_number("--eps", text)
     if math.isinf(norm) and eps >= 1:
-        hint = "" if "/" in text else f"; did you mean {text}/255?"
+        hint = "" if "/" in text else f"; did you mean {text}/{LEVELS}?"
         raise typer.BadParameter(
             f"--eps: images lie in [0, 1], so a linf eps of {text} allows anything{hint}"
         )
     if norm == 0 and eps < 1:
         raise typer.BadParameter(f"--eps: for norm 0 it counts elements: expected at least 1, got {text!r}")
     return eps
+
+
+def parse_step_size(text: str, eps: float) -> float:
+    """The length of an attack's step, written as eps is, in a ball of radius eps in the same norm.
+
+    Raises:
+        typer.BadParameter: it is none, or longer than the ball is wide, so that every step would leave it.
+    """
+    step_size = parse_number("--step-size", text)
+    if step_size > 2 * eps:
+        hint = "" if "/" in text or step_size / LEVELS > 2 * eps else f"; did you mean {text}/{LEVELS}?"
+        raise typer.BadParameter(
+            f"--step-size: the ball is 2 eps = {2 * eps:.3g} wide, and a step of {text} leaves it from "
+            f"anywhere{hint}"
+        )
+    return step_size
 
 
 def parse_number(option: str, text: str) -> float:

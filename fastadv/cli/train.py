@@ -72,7 +72,10 @@ def train(
     steps: Annotated[int, typer.Option(min=1, help="Steps of PGD.")] = 10,
     step_size: Annotated[
         str | None,
-        typer.Option(help="Of a step, as eps; 1.25 eps for fgsm and 2.5 eps / steps for pgd if not given."),
+        typer.Option(
+            help="Of a step, as eps, at most 2 eps; 1.25 eps for fgsm and 2.5 eps / steps for pgd if not "
+            "given."
+        ),
     ] = None,
     mix: Annotated[
         float, typer.Option(help="Share of the adversarial samples in the loss, in (0, 1].")
@@ -154,6 +157,8 @@ def train(
     training = Training(recipe, workers)
     try:
         with process_group(place) as own:
+            if training.data.remark and distributed.rank() == 0:
+                typer.echo(printable(training.data.remark), err=True)
             log = _open(out, recipe, resume, tensorboard) if distributed.rank() == 0 else None
             trainer = training.trainer(
                 own,

@@ -1,6 +1,6 @@
 """What `fastadv train` trains on."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,6 +25,7 @@ class Data:
         count: how many are trained on.
         batch_size: of a whole batch, whatever the number of processes.
         workers: processes that read files.
+        remark: what to look at twice, in one line: the first class with another name than the model has.
     """
 
     trained: Images | Numbered
@@ -32,6 +33,7 @@ class Data:
     count: int
     batch_size: int
     workers: int
+    remark: str | None = None
 
     def batches(self, generator: torch.Generator) -> Iterable[tuple[torch.Tensor, ...]]:
         """The samples to train on, in an order that the generator draws."""
@@ -83,10 +85,11 @@ def load_data(source: str, net: Net, held_out: int, seed: int, batch_size: int, 
     except ModelError as error:
         raise typer.BadParameter(f"--data: {error}") from error
     _check_fit(source, net, net.shape, len(folder.class_names))
+    remark = _compare_names(source, net.class_names, folder.class_names)
     _check_held_out(held_out, folder.size)
     order = torch.randperm(folder.size, generator=torch.Generator().manual_seed(seed)).tolist()
     parts = [Numbered(Subset(folder.images, numbers)) for numbers in (order[held_out:], order[:held_out])]
-    return Data(parts[0], parts[1], folder.size - held_out, batch_size, workers)
+    return Data(parts[0], parts[1], folder.size - held_out, batch_size, workers, remark)
 
 
 def _check_fit(source: str, net: Net, shape: tuple[int, int, int], classes: int) -> None:
@@ -96,6 +99,32 @@ def _check_fit(source: str, net: Net, shape: tuple[int, int, int], classes: int)
         )
     if net.classes != classes:
         raise typer.BadParameter(f"--model: {source} has {classes} classes, this model {net.classes}")
+
+
+def _compare_names(source: str, names: Sequence[str], folders: Sequence[str]) -> str | None:
+    """What is to be said of a folder's classes, which go by number, where the model calls them otherwise.
+
+    Names may be others for the same, such as ImageNet's n01440764 for tench; the same names in another order
+    may not.
+
+    Raises:
+        typer.BadParameter: a class has the name that the model gives to another one.
+    """
+    others = [
+        (label, folder, name)
+        for label, (folder, name) in enumerate(zip(folders, names, strict=False))
+        if folder != name
+    ]
+    for label, folder, name in others:
+        if folder in names:
+            raise typer.BadParameter(
+                f"--model: class {label} is {folder} in {source} and {name} in the model, whose {folder} is "
+                f"class {names.index(folder)}: its class_names must be in the folders' alphabetical order"
+            )
+    if not others:
+        return None
+    label, folder, name = others[0]
+    return f"classes go by number: class {label} is {folder} in {source} and {name} in the model"
 
 
 def _check_held_out(held_out: int, samples: int) -> None:

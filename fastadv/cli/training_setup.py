@@ -27,7 +27,7 @@ from fastadv.defenses.adversarial_training import (
 from fastadv.models.registry import REGISTRY
 from fastadv.models.text import brief
 
-from .options import Net, load_net, parse_eps, parse_norm, parse_number
+from .options import Net, load_net, parse_eps, parse_norm, parse_step_size
 from .training_data import is_idx, load_data
 
 Activation = Literal["own", "kwta"]
@@ -100,7 +100,7 @@ class Training:
         precision = torch.bfloat16 if recipe.autocast == "bf16" else None
         norm = parse_norm(recipe.norm)
         eps = parse_eps(recipe.eps, norm)
-        step_size = None if recipe.step_size is None else parse_number("--step-size", recipe.step_size)
+        step_size = None if recipe.step_size is None else parse_step_size(recipe.step_size, eps)
         try:
             self.check = PGD(
                 eps=eps, norm=norm, steps=recipe.validation_steps, autocast=precision, seed=recipe.seed

@@ -17,6 +17,7 @@ from safetensors.torch import save as serialize
 from torch import Tensor, nn
 
 from fastadv.attacks.attack import forward, undisturbed
+from fastadv.models.digest import sha256
 from fastadv.models.text import FAILURES, brief, printable
 
 from .odds_correction import Correction
@@ -63,7 +64,8 @@ def save(detector: "OddsAreOdd", path: str | PathLike[str]) -> None:
     for t, correction in detector.corrections.items():
         tensors |= {f"correction.{t}.{name}": tensor for name, tensor in correction._asdict().items()}
     text = json.dumps(settings, default=lambda number: number.item())  # numpy's numbers, set by the user
-    metadata = {"format": FORMAT, "version": str(VERSION), "settings": text}
+    digest = sha256(tensors, text)
+    metadata = {"format": FORMAT, "version": str(VERSION), "settings": text, "sha256": digest}
     if Path(path).is_dir():
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), os.fspath(path))
     unfinished = Path(f"{os.fspath(path)}.{os.getpid()}.part")
@@ -102,7 +104,7 @@ def _read(path: str | PathLike[str]) -> tuple[dict[str, Any], dict[str, Tensor]]
 
     Raises:
         OSError: the file cannot be read.
-        OddsFileError: it is none of this version.
+        OddsFileError: it is none of this version, or not as it was written.
     """
     Path(path).open("rb").close()  # where it cannot be read, Python says why
     try:
@@ -117,9 +119,12 @@ def _read(path: str | PathLike[str]) -> tuple[dict[str, Any], dict[str, Tensor]]
         raise OddsFileError(
             path, f"has version {metadata.get('version')}, expected {VERSION}: fit the detector again"
         )
+    text = metadata.get("settings", "")
+    if metadata.get("sha256") != sha256(tensors, text):
+        raise OddsFileError(path, "damaged: its content is not what its checksum says")
     try:
-        settings = json.loads(metadata["settings"])
-    except (KeyError, ValueError, RecursionError) as error:
+        settings = json.loads(text)
+    except (ValueError, RecursionError) as error:
         raise OddsFileError(path, f"settings are broken ({brief(error)})") from error
     if not isinstance(settings, dict) or settings.keys() != set(SETTINGS):
         raise OddsFileError(path, f"settings are broken (expected {', '.join(SETTINGS)})")

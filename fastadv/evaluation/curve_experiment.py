@@ -1,8 +1,9 @@
 """Measures robustness curves batch by batch, and keeps them in a file."""
 
+import hashlib
 import json
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -13,13 +14,17 @@ from fastadv.attacks import PGD, minimal_eps
 from fastadv.models import ModelError
 from fastadv.models.datasets import Images
 from fastadv.models.images import ImageError, load_image
-from fastadv.models.text import FAILURES, brief
+from fastadv.models.text import FAILURES, brief, difference
 
 from .experiment import Steps, ask
 from .results import write_json
 from .robustness_curve import RobustnessCurve
 
 KEYS = {"settings", "versions", "limit", "models", "skipped"}
+
+
+class CurveFileError(RuntimeError):
+    """A file cannot be gone on with; the message is one line that names it."""
 
 
 class Batch(NamedTuple):
@@ -99,6 +104,18 @@ def measure(
     return [Measured(*row) for row in zip(batch.names, y.tolist(), found.eps.tolist(), strict=True)]
 
 
+def files_sha256(paths: Sequence[Path]) -> str:
+    """The SHA-256 of those of all files' contents, in hexadecimal; what cannot be read has none."""
+    digest = hashlib.sha256()
+    for path in paths:
+        try:
+            content = path.read_bytes() if path.is_file() else None
+        except OSError:
+            content = None
+        digest.update(b"-" if content is None else hashlib.sha256(content).digest())
+    return digest.hexdigest()
+
+
 class CurveResults:
     """What was measured so far; on disk, as JSON, after every `add` and `skip`.
 
@@ -115,6 +132,48 @@ class CurveResults:
         self.limit = limit
         self.models: dict[str, list[Measured]] = {}
         self.skipped: list[str] = []
+
+    def resume(self) -> int:
+        """Go on with what an earlier run measured, if the file is there.
+
+        Its versions are kept, those of whoever began, and not compared.
+
+        Returns:
+            How many samples were measured, each for each model counted.
+
+        Raises:
+            CurveFileError: the file is of other settings, or not as it was written.
+            OSError: it cannot be read.
+        """
+        if not self.path.exists():
+            return 0
+        content = json.loads(self.path.read_text(encoding="utf-8"))
+        if other := difference(self.settings, content["settings"]):
+            raise CurveFileError(f"{self.path}: of another run: {other}")
+        try:
+            self.models = {
+                model: [
+                    Measured(row["name"], row["label"], math.inf if row["eps"] is None else row["eps"])
+                    for row in measured["samples"]
+                ]
+                for model, measured in content["models"].items()
+            }
+            self.curves()
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            raise CurveFileError(f"{self.path} is not as it was written") from error
+        self.versions = content["versions"]
+        return sum(map(len, self.models.values()))
+
+    def missing(self, model: str, batches: Iterable[Batch]) -> Iterator[Batch]:
+        """Those of a model's batches that no earlier run has measured. Raises CurveFileError as `resume`."""
+        names = [sample.name for sample in self.models.get(model, [])]
+        for batch in batches:
+            size = len(batch.names)
+            if not names:
+                yield batch
+            elif names[:size] != list(batch.names):
+                raise CurveFileError(f"{self.path} is not as it was written")
+            names = names[size:]
 
     def add(self, model: str, samples: Sequence[Measured]) -> None:
         """Keep what was measured of a model. Raises OSError where it cannot be written."""

@@ -6,6 +6,7 @@ Drawn on matplotlib's Agg canvas without pyplot, so nothing global changes and n
 import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
+from decimal import ROUND_DOWN, Decimal
 from pathlib import Path
 from typing import Any
 
@@ -102,8 +103,9 @@ def save_figure(rows: Sequence[Row], radius: str, path: Path) -> None:
 
 
 def percent(confidence: float) -> str:
-    """A confidence in words, cut and never rounded up: 99.99% means at least that."""
-    return f"{int(confidence * 10_000) / 100:.2f}%"
+    """A confidence or a rate in words, cut and never rounded up: 99.99% means at least that."""
+    # In decimal: in binary 57 / 200, which is 28.5%, would be cut to 28.49%.
+    return f"{(100 * Decimal(repr(confidence))).quantize(Decimal('0.01'), ROUND_DOWN)}%"
 
 
 def _draw(figure: Figure, image: Tensor, left: int, bottom: int, width: int, height: int) -> None:

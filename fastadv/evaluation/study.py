@@ -11,6 +11,8 @@ from typing import Any
 
 import torch
 
+from fastadv.models.text import difference
+
 from .results import write_json
 
 OnStep = Callable[[int, int], None]
@@ -78,12 +80,8 @@ class Study:
             content = None
         if not isinstance(content, dict) or content.keys() != {"settings", "about", "parts"}:
             raise StudyError(f"{self.path} is not the file of a study: give a new folder")
-        for name in self.settings.keys() | content["settings"].keys():
-            before, now = content["settings"].get(name), self.settings.get(name)
-            if before != now:
-                raise StudyError(
-                    f"{self.path} has {name} {before}, and {now} is asked for: give a new folder"
-                )
+        if other := difference(self.settings, content["settings"]):
+            raise StudyError(f"{self.path}: of another study: {other}: give a new folder")
         self.about, self.parts = content["about"], content["parts"]
 
     def __getitem__(self, name: str) -> Any:

@@ -1,6 +1,11 @@
 import json
+import os
 import re
+import signal
+import subprocess
+import sys
 from importlib import metadata
+from pathlib import Path
 
 import pytest
 import torch
@@ -14,6 +19,8 @@ from fastadv.evaluation import RobustnessCurve
 from fastadv.models import ModelError, load
 from fastadv.models.datasets import Images
 from fastadv.models.images import load_image
+
+ROOT = Path(__file__).parents[2]
 
 DIGIT_MODEL = """
 import torch
@@ -190,11 +197,116 @@ def test_an_interrupted_run_keeps_what_it_measured_and_the_earlier_figure(tmp_pa
     assert curve(*pictures, "--model", f"{models}:Linear", "--steps", 1, "--out", out).exit_code == 0
     earlier = out.read_bytes()
     interrupted = ("--model", f"{models}:Interrupted", "--steps", 1, "--eps", "0.001/255")
-    run = curve(*pictures * 9, *interrupted, "--batch-size", 1, "--out", out)
+    run = curve(*pictures * 9, *interrupted, "--batch-size", 1, "--out", out, "--no-resume")
     assert run.exit_code == 130
     (measured,) = written(out)["models"].values()
     assert 0 < measured["n"] < 27
     assert out.read_bytes() == earlier
+
+
+@pytest.mark.parametrize(
+    ("model", "at", "known"), [("Killed", 3, 0), ("Killed", 60, 2), ("KilledToo", 60, 8)]
+)
+def test_a_run_that_was_killed_goes_on_by_the_same_command_to_the_same_curve(
+    tmp_path, models, pictures, model, at, known
+):
+    """Killed before the first batch is done, among those of the first model, and of the second."""
+    broken = pictures[0].with_name("broken.jpg")
+    broken.write_text("no image")
+    files = [pictures[0], broken, broken, *pictures[1:], *pictures]
+    specs = [f"{models}:Killed", f"{models}:KilledToo"]
+    models.write_text(models.read_text() + "\nclass KilledToo(Killed):\n    pass\n")
+    settings = (*files, "--model", specs[0], "--model", specs[1], "--steps", 3, "--batch-size", 2)
+    whole, killed = tmp_path / "whole.png", tmp_path / "killed.png"
+    assert curve(*settings, "--out", whole).exit_code == 1
+    command = [sys.executable, "-m", "fastadv", "curve", *map(str, settings), "--out", str(killed)]
+    threads = str(torch.get_num_threads())  # which are among the versions
+    env = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": threads, "KILL": f"{model} {at}"}
+    assert subprocess.run(command, env=env, capture_output=True, timeout=120).returncode == -signal.SIGKILL
+    assert sum(measured["n"] for measured in written(killed)["models"].values()) == known
+    run = curve(*settings, "--out", killed)
+    assert run.exit_code == 1, run.output
+    assert (f"Going on after {known} images\n" in run.stdout) == (known > 0)
+    assert killed.with_suffix(".json").read_bytes() == whole.with_suffix(".json").read_bytes()
+    assert killed.read_bytes() == whole.read_bytes()
+
+
+def test_a_run_that_is_done_measures_nothing_again(tmp_path, models, pictures, monkeypatch):
+    out = tmp_path / "curve.png"
+    arguments = (*pictures, "--model", f"{models}:Killed", "--steps", 3, "--out", out)
+    first = curve(*arguments)
+    kept, figure = written(out), out.read_bytes()
+    out.unlink()
+
+    def measured(*_):
+        raise AssertionError
+
+    monkeypatch.setattr(module, "measure", measured)
+    run = curve(*arguments)
+    assert run.exit_code == 0, run.output
+    assert run.stdout.replace("Going on after 3 images\n", "") == first.stdout
+    assert written(out) == kept
+    assert out.read_bytes() == figure
+
+
+def test_what_other_settings_weights_or_images_gave_is_not_gone_on_with_nor_overwritten(
+    tmp_path, models, pictures
+):
+    out = tmp_path / "curve.png"
+    common = ("--model", f"{models}:Linear", "--steps", 2, "--out", out)
+    assert curve(*pictures, *common).exit_code == 0
+    kept = out.with_suffix(".json").read_bytes()
+
+    def refused(*arguments):
+        run = curve(*arguments)
+        assert run.exit_code == 2
+        assert run.stderr.count("\n") == 1
+        found = re.search(
+            r"--out: (\S+): of another run: (.*); give another name or --no-resume\n", run.stderr
+        )
+        assert found, run.stderr
+        assert found[1] == str(out.with_suffix(".json"))
+        assert out.with_suffix(".json").read_bytes() == kept
+        return found[2]
+
+    assert refused(*pictures, *common, "--eps", "1/255") == "eps is '1/255' here and '2/255' there"
+    assert refused(*pictures[:2], *common) == f"images[2] is None here and '{pictures[2]}' there"
+    text = models.read_text()
+    models.write_text(text.replace("manual_seed(0)", "manual_seed(5)"))
+    assert refused(*pictures, *common).startswith("weights_sha256[0] is ")
+    models.write_text(text)
+    pictures[0].write_bytes(pictures[1].read_bytes())
+    assert refused(*pictures, *common).startswith("images_sha256 is ")
+    run = curve(*pictures, *common, "--no-resume")
+    assert run.exit_code == 0, run.output
+    assert "Going on" not in run.stdout
+    assert out.with_suffix(".json").read_bytes() != kept
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        (r'"eps": [\d.e-]+(?=\s+})', '"eps": 0.5'),
+        (r'"eps": [\d.e-]+(?=\s+})', '"eps": "0"'),
+        (r'"label": \d', '"class": 1'),
+        (r'"name": "[^"]*"', '"name": "other.png"'),
+        (r'"samples": \[[^]]*\]', '"samples": 3'),
+        (r'"models": {.*},', '"models": [],'),
+    ],
+)
+def test_a_file_in_which_samples_are_not_as_they_were_written_is_refused(
+    tmp_path, models, pictures, before, after
+):
+    out = tmp_path / "curve.png"
+    arguments = (*pictures, "--model", f"{models}:Linear", "--steps", 2, "--eps", "32/255", "--out", out)
+    assert curve(*arguments).exit_code == 0
+    text, found = re.subn(before, after, out.with_suffix(".json").read_text(), count=1, flags=re.DOTALL)
+    assert found == 1
+    out.with_suffix(".json").write_text(text)
+    run = curve(*arguments)
+    assert run.exit_code == 2
+    assert run.stderr.endswith("is not as it was written; give another name or --no-resume\n"), run.stderr
+    assert out.with_suffix(".json").read_text() == text
 
 
 @pytest.mark.parametrize(

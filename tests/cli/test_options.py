@@ -4,7 +4,7 @@ import pytest
 import torch
 import typer
 
-from fastadv.cli.options import parse_device, parse_eps, parse_norm
+from fastadv.cli.options import parse_device, parse_eps, parse_norm, parse_step_size
 
 
 @pytest.mark.parametrize(
@@ -25,6 +25,33 @@ def test_eps_in_levels_is_taken_for_the_slip_it_is():
     with pytest.raises(typer.BadParameter, match="did you mean 8/255"):
         parse_eps("8", math.inf)
     assert parse_eps("8", 2) == 8
+
+
+@pytest.mark.parametrize(
+    ("text", "eps", "hint"),
+    [
+        (
+            "8",
+            8 / 255,
+            r"2 eps = 0\.0627 wide, and a step of 8 leaves it from anywhere; did you mean 8/255\?$",
+        ),
+        ("2", 0.5, r"; did you mean 2/255\?$"),
+        ("17/255", 8 / 255, "leaves it from anywhere$"),
+        ("90", 8 / 255, "leaves it from anywhere$"),
+        ("-1", 8, "--step-size: expected a positive number or fraction such as 2/255, got '-1'$"),
+    ],
+)
+def test_a_step_that_is_longer_than_the_ball_is_wide_is_taken_for_the_slip_it_is(text, eps, hint):
+    with pytest.raises(typer.BadParameter, match=hint):
+        parse_step_size(text, eps)
+
+
+@pytest.mark.parametrize(
+    ("text", "eps", "step_size"),
+    [("2/255", 8 / 255, 2 / 255), ("16/255", 8 / 255, 16 / 255), ("0.6", 0.3, 0.6), ("5", 8, 5)],
+)
+def test_a_step_within_the_ball_is_what_was_asked_for(text, eps, step_size):
+    assert parse_step_size(text, eps) == step_size
 
 
 def test_norms_go_by_their_number_or_their_name():

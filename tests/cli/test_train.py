@@ -94,7 +94,18 @@ def test_other_settings_or_a_broken_checkpoint_are_refused_and_no_resume_begins_
     "arguments",
     [
         ("--attack", "none"),
-        ("--attack", "fgsm", "--norm", 2, "--step-size", "0.1", "--optimizer", "sgd", "--schedule", "cosine"),
+        (
+            "--attack",
+            "fgsm",
+            "--norm",
+            2,
+            "--step-size",
+            "0.01",
+            "--optimizer",
+            "sgd",
+            "--schedule",
+            "cosine",
+        ),
         ("--mix", 0.5, "--schedule", "step", "--optimizer", "adamw", "--weight-decay", 0.01),
         ("--autocast", "bf16", "--schedule", "constant", "--lr", 0.01),
         ("--activation", "kwta", "--gamma", 0.25),
@@ -210,6 +221,7 @@ def test_a_folder_with_files_that_no_training_wrote_is_refused(tmp_path, nets, f
             ["--step-size", "-1"],
             "--step-size: expected a positive number or fraction such as 2/255, got '-1'",
         ),
+        (["--step-size", "8"], "a step of 8 leaves it from anywhere; did you mean 8/255?"),
         (["--norm", "0", "--eps", "5"], "random_start must be left alone for norm 0"),
         (["--mix", "0"], "mix must be a number in (0, 1], got 0.0"),
         (["--lr", "nan"], "--lr: expected a positive number, got nan"),
@@ -242,6 +254,26 @@ def test_bad_settings_are_refused_in_one_line_before_any_work(
     assert run.stderr.count("\n") == 1
     assert message in run.stderr
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_model_that_calls_the_classes_otherwise_is_named_and_in_another_order_refused(
+    tmp_path, nets, folder
+):
+    def trained(model):
+        fixed = (*SMALL, "--epochs", 1, "--attack", "none")
+        return train("--data", folder, "--model", f"{nets}:{model}", *fixed, "--out", tmp_path / model)
+
+    same, names, order = map(trained, ("same_order", "other_names", "other_order"))
+    assert (same.exit_code, names.exit_code, order.exit_code) == (0, 0, 2)
+    remark = f"classes go by number: class 1 is green in {folder} and verde in the model\n"
+    assert "classes go by number" not in same.stderr
+    assert names.stderr.count(remark) == 1
+    assert order.stderr.count("\n") == 1
+    assert (
+        f"--model: class 1 is green in {folder} and red in the model, whose green is class 2: "
+        "its class_names must be in the folders' alphabetical order"
+    ) in order.stderr
+    assert not (tmp_path / "other_order").exists()
 
 
 def test_images_of_one_s_own_need_a_model(folder):

@@ -56,6 +56,20 @@ def digits():
 def four():
     return Net(classes=4)
 
+def named(*names):
+    model = Net()
+    model.class_names = names
+    return model
+
+def same_order():
+    return named("blue", "green", "red")
+
+def other_order():
+    return named("blue", "red", "green")
+
+def other_names():
+    return named("blue", "verde", "rosso")
+
 def empty():
     class Constant(nn.Module):
         input_shape = (3, 8, 8)

@@ -11,6 +11,7 @@ from torch import nn
 
 from fastadv import PGD, OddsAreOdd
 from fastadv.defenses import OddsFileError
+from fastadv.models.digest import sha256
 from tests.attacks.nets import BatchInvariant, Recorder
 
 
@@ -26,11 +27,12 @@ def detector(net, x):
 
 
 def rewritten(path, change):
-    """The file with other tensors or metadata: change(tensors, metadata) alters both in place."""
+    """The file with other tensors or metadata, which change(tensors, metadata) alters in place, made anew."""
     with path.open("rb") as file:
         header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
     tensors, metadata = load_file(path), header["__metadata__"]
     change(tensors, metadata)
+    metadata["sha256"] = sha256(tensors, metadata.get("settings", ""))
     save_file(tensors, path, metadata)
     return path
 
@@ -143,6 +145,35 @@ def test_a_file_that_is_not_of_a_detector_or_broken_is_refused_in_one_line(
     assert str(error.value).startswith(f"{path}: ")
     assert message in str(error.value)
     assert "\n" not in str(error.value)
+
+
+def refused(path, net):
+    """Why the file is: one line that names it."""
+    with pytest.raises(OddsFileError) as error:
+        OddsAreOdd.load(path, net)
+    assert str(error.value).startswith(f"{path}: ")
+    assert "\n" not in str(error.value)
+    return str(error.value)
+
+
+def test_a_bit_that_is_flipped_anywhere_in_the_tensors_is_seen(net, detector, tmp_path):
+    path = tmp_path / "odds.safetensors"
+    detector.save(path)
+    content = path.read_bytes()
+    begin = 8 + int.from_bytes(content[:8], "little")
+    for place in range(begin, len(content), (len(content) - begin) // 50):
+        path.write_bytes(content[:place] + bytes([content[place] ^ 1]) + content[place + 1 :])
+        assert refused(path, net).endswith(": damaged: its content is not what its checksum says")
+
+
+def test_a_setting_that_was_altered_is_seen(net, detector, tmp_path):
+    path = tmp_path / "odds.safetensors"
+    detector.save(path)
+    content = path.read_bytes()
+    for before, after in ((b"0.05", b"0.06"), (b"true", b"null"), (b'sha256":"', b'sha257":"')):
+        assert content.count(before) == 1
+        path.write_bytes(content.replace(before, after))
+        assert refused(path, net).endswith(": damaged: its content is not what its checksum says")
 
 
 def test_what_cannot_be_read_or_written_is_an_error_of_the_system(net, detector, tmp_path):

@@ -147,7 +147,7 @@ def test_the_checkpoint_of_another_training_is_refused(kept):
     refused(kept, r"of another model: 0.weight is float32 \[9, 5\] here and float32 \[8, 5\] there", wider)
     deeper = net()
     deeper.append(nn.Linear(3, 3))
-    refused(kept, r"parameters is \[8\] here and \[6\] there", deeper)
+    refused(kept, r"parameters\[0\] is 8 here and 6 there", deeper)
     refused(kept, "schedule is 'NoneType' here and 'LambdaLR' there", schedule=None)
     refused(kept, "of another training: eps is 0.1 here and None there", settings={"eps": 0.1})
     checkpoint.write(kept, {"model": {}})

@@ -79,6 +79,21 @@ def test_starts_do_not_depend_on_how_an_update_is_cut_into_batches():
     assert torch.equal(ends[0][1], ends[1][1])
 
 
+def test_an_attack_without_ids_draws_anew_for_each_batch_of_an_update():
+    x, y = data()
+    model, generator, drawn = linear(), torch.Generator().manual_seed(0), []
+
+    def noise(model, x, y):
+        drawn.append(torch.randn(x.shape, generator=generator))
+        return x + 0.1 * drawn[-1]
+
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
+    made = Trainer(model, AdversarialLoss(noise), optimizer, generator=generator, accumulate=3, quiet=True)
+    assert made.fit(TensorBatches(x, y, 19), 1).update == 1
+    assert not torch.equal(drawn[0], drawn[1])
+    assert not torch.equal(drawn[1], drawn[2])
+
+
 def test_a_remainder_of_batches_is_an_update_too():
     x, y = data()
     assert plain(linear(), accumulate=4).fit([(x, y)] * 6, 2).update == 4

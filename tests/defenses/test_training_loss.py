@@ -1,4 +1,5 @@
 import copy
+from functools import partial
 
 import pytest
 import torch
@@ -6,7 +7,8 @@ from torch import nn
 from torch.nn import functional as F
 
 from fastadv import PGD
-from fastadv.defenses.adversarial_training import AdversarialLoss, fast_fgsm, madry_pgd
+from fastadv.defenses.adversarial_training import AdversarialLoss, Validation, fast_fgsm, madry_pgd
+from fastadv.defenses.adversarial_training.loss import attacked
 from tests.attacks.nets import Norms, Recorder, samples
 
 X, Y = samples(6, 3, 8, 8), torch.tensor([0, 1, 2, 3, 0, 1])
@@ -141,6 +143,38 @@ def test_with_ids_a_sample_s_start_does_not_depend_on_its_batch():
     for part in (slice(0, 2), slice(2, 6)):
         own = adversarial.worst_case(model, X[part], Y[part], ids[part])
         assert (own - whole[part]).abs().max() < 1e-6
+
+
+def test_ids_are_given_to_an_attack_that_takes_them_and_to_no_other():
+    model, ids, given = without_dropout(), torch.arange(6), []
+
+    def plain(model, x, y):
+        return x
+
+    def named(model, x, y, ids=None):
+        given.append(ids)
+        return x
+
+    def others(model, x, y, **others):
+        given.append(others["ids"])
+        return x
+
+    class Method:
+        def __call__(self, model, x, y, *, ids=None):
+            given.append(ids)
+            return x
+
+    for attack in (plain, named, partial(named), others, Method()):
+        for made in (
+            AdversarialLoss(attack).worst_case(model, X, Y, ids),
+            attacked(attack, model, X, Y, ids),
+        ):
+            assert torch.equal(made, X)
+        Validation([(X, Y, ids)], attack)(model)
+    assert len(given) == 3 * 4
+    assert all(torch.equal(seen, ids) for seen in given)
+    attacked(named, model, X, Y, None)
+    assert given[-1] is None
 
 
 def test_a_generator_gives_each_batch_starts_of_its_own():

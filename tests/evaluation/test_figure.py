@@ -75,5 +75,13 @@ def test_a_wide_image_keeps_its_proportions(tmp_path):
     assert two[1] - wide[1] == HEADING + PANEL_WIDTH // 2 + CAPTION + ROW_GAP
 
 
+def test_a_rate_in_per_cent_is_cut_where_its_exact_fraction_is():
+    """57 / 200 is 28.5%, though the nearest float times 10,000 is below 2850."""
+    for n in range(1, 1001):
+        for count in range(n + 1):
+            whole, part = divmod(10_000 * count // n, 100)
+            assert percent(count / n) == f"{whole}.{part:02d}%"
+
+
 def test_a_confidence_is_never_rounded_up():
     assert [percent(p) for p in (1.0, 0.99999, 0.9899999, 0.5)] == ["100.00%", "99.99%", "98.99%", "50.00%"]

@@ -51,9 +51,9 @@ def test_a_part_is_computed_anew_where_its_spec_has_changed_or_its_file_is_gone(
 def test_another_study_s_folder_is_refused_in_one_line_that_says_what_differs(tmp_path):
     Study(tmp_path, SETTINGS, {})
     before = (tmp_path / "results.json").read_bytes()
-    with pytest.raises(StudyError, match=r"has eps 0.1, and 0.2 is asked for: give a new folder$"):
+    with pytest.raises(StudyError, match=r"eps is 0.2 here and 0.1 there: give a new folder$"):
         Study(tmp_path, {**SETTINGS, "eps": 0.2}, {})
-    with pytest.raises(StudyError, match="has seeds None, and 3 is asked for"):
+    with pytest.raises(StudyError, match="of another study: seeds is 3 here and None there"):
         Study(tmp_path, {**SETTINGS, "seeds": 3}, {})
     assert (tmp_path / "results.json").read_bytes() == before
 

@@ -95,7 +95,7 @@ def test_a_run_that_goes_on_computes_what_is_missing_and_gives_the_same_numbers(
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("--eps", "0.2"), "has eps 0.1, and 0.2 is asked for: give a new folder"),
+        (("--eps", "0.2"), "eps is 0.2 here and 0.1 there: give a new folder"),
         (("--eps", "25"), "--eps: images lie in"),
         (("--images", "501"), "--images: 2 seeds of 501 are more than the 1000 held out"),
         (("--images", "1"), "--images: images must be at least 2, got 1"),

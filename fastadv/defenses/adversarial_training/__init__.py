@@ -7,9 +7,10 @@ from .checkpoint import CheckpointError
 from .distributed import process_group
 from .log import Log
 from .loss import AdversarialLoss, Evaluated
+from .position import Epoch, Position
 from .schedules import rise_and_fall
 from .tensors import train
-from .trainer import Epoch, Position, Trainer
+from .trainer import Trainer
 from .validation import Accuracy, Validation
 
 __all__ = [

@@ -10,6 +10,8 @@ from typing import Any
 
 import torch
 
+from fastadv.models.text import difference
+
 HEADER = re.compile(rb"fastadv training checkpoint 1, sha256 ([0-9a-f]{64})\n")
 HEADER_LENGTH = len(b"fastadv training checkpoint 1, sha256 \n") + 64
 
@@ -90,9 +92,5 @@ def check_settings(path: Path, expected: dict[str, Any], found: dict[str, Any]) 
     Raises:
         CheckpointError: names the first that differs.
     """
-    for name in [*expected, *found]:
-        if expected.get(name) != found.get(name):
-            raise CheckpointError(
-                f"{path}: of another training: {name} is {expected.get(name)!r} here and "
-                f"{found.get(name)!r} there"
-            )
+    if other := difference(expected, found):
+        raise CheckpointError(f"{path}: of another training: {other}")

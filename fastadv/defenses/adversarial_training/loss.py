@@ -1,6 +1,7 @@
 """The loss in the worst case, for a training loop of one's own."""
 
 import contextlib
+import inspect
 from collections.abc import Callable
 from numbers import Real
 from typing import NamedTuple
@@ -13,9 +14,23 @@ from torch.nn.parallel import DistributedDataParallel
 from fastadv.attacks.attack import refuse_class
 
 MakeAdversarial = Callable[..., Tensor]
-"""(model, x, y) -> x_adv, such as an attack; with `ids=` where a batch has ids."""
+"""(model, x, y) -> x_adv, such as an attack; `ids=` as well where it takes them and a batch has them."""
 MeanLoss = Callable[[Tensor, Tensor], Tensor]
 """(logits [B, K] float, y [B]) -> the mean of the losses."""
+
+
+def takes_ids(attack: MakeAdversarial | None) -> bool:
+    """Whether an attack can be told the samples' ids: whether its signature, if it has one, says so."""
+    try:
+        parameters = inspect.signature(attack).parameters.values() if attack is not None else ()
+    except ValueError:
+        return False
+    return any(each.name == "ids" or each.kind == each.VAR_KEYWORD for each in parameters)
+
+
+def attacked(attack: MakeAdversarial, model: nn.Module, x: Tensor, y: Tensor, ids: Tensor | None) -> Tensor:
+    """What an attack makes of a batch, told the samples' ids where there are some and it takes them."""
+    return attack(model, x, y, **({"ids": ids} if ids is not None and takes_ids(attack) else {}))
 
 
 class Evaluated(NamedTuple):
@@ -57,7 +72,8 @@ class AdversarialLoss:
     BatchNorm's statistics are those of the mixture.
 
     Args:
-        attack: (model, x, y) -> x_adv; None for natural training, on x itself.
+        attack: (model, x, y) -> x_adv, given `ids=` as well if it takes them; None for natural training, on
+            x itself.
         loss: (logits, y) -> scalar, a mean over samples.
         mix: the adversarial samples' share of the loss, in (0, 1]; without an attack it means nothing.
         autocast: run the forward pass of the loss under torch.autocast with this dtype. The attack's own
@@ -103,7 +119,8 @@ class AdversarialLoss:
             x: [B, ...] samples. B may be 0, for a process that has no part of a batch: the loss is then 0.
             y: [B] int64 classes.
             ids: [B] int64: which random numbers each sample gets; None is as the attack numbers them. With
-                ids a sample's start does not depend on how batches are cut.
+                ids a sample's start does not depend on how batches are cut. An attack that takes none is
+                given none.
         """
         seen = self.worst_case(model, x, y, ids)
         both = self.mix < 1 and self.attack is not None
@@ -112,15 +129,15 @@ class AdversarialLoss:
         logits = logits if logits.dtype == torch.float64 else logits.float()
         if len(x) == 0:
             return Evaluated(logits.sum(), torch.zeros((), dtype=torch.int64, device=x.device))
-        attacked = logits[: len(x)]
-        loss = self.loss(attacked, y)
+        at_seen = logits[: len(x)]
+        loss = self.loss(at_seen, y)
         if both:
             loss = self.mix * loss + (1 - self.mix) * self.loss(logits[len(x) :], y)
-        return Evaluated(loss, (attacked.detach().argmax(1) == y).sum())
+        return Evaluated(loss, (at_seen.detach().argmax(1) == y).sum())
 
     def worst_case(self, model: nn.Module, x: Tensor, y: Tensor, ids: Tensor | None = None) -> Tensor:
         """What the attack makes of a batch, as a constant; without an attack the batch itself."""
         if self.attack is None:
             return x
         net = model.module if isinstance(model, DistributedDataParallel) else model
-        return self.attack(net, x, y, **({} if ids is None else {"ids": ids})).detach()
+        return attacked(self.attack, net, x, y, ids).detach()

@@ -5,7 +5,7 @@ import copy
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -21,58 +21,9 @@ from fastadv.attacks.randomness import mix
 
 from . import checkpoint, distributed
 from .log import Bar, Log
-from .loss import AdversarialLoss
+from .loss import AdversarialLoss, takes_ids
+from .position import Epoch, Position
 from .validation import Accuracy, Batch, Validation, device_of, unpacked
-
-
-@dataclass
-class Position:
-    """Where a training is.
-
-    Attributes:
-        epoch: passes done.
-        batch: batches of the current pass that are done.
-        update: updates done in all.
-        loss, right, samples: sums over the samples of the current pass.
-        seconds: of the current pass, waiting for a resumption not counted.
-        best: the highest robust accuracy of a validation so far, -1 before the first.
-        best_epoch: the pass after which it was.
-        stopped: validation has not improved for `patience` passes.
-    """
-
-    epoch: int = 0
-    batch: int = 0
-    update: int = 0
-    loss: float = 0.0
-    right: int = 0
-    samples: int = 0
-    seconds: float = 0.0
-    best: float = -1.0
-    best_epoch: int = 0
-    stopped: bool = False
-
-
-@dataclass(frozen=True)
-class Epoch:
-    """What a pass over the samples came to.
-
-    Attributes:
-        epoch: its number, from 1.
-        update: updates done in all.
-        loss: the mean over its samples.
-        accuracy: the part of the (adversarial) samples that the model got right when it was trained on them.
-        learning_rate: after the pass.
-        seconds: that it took, validation included.
-        validation: what was measured after it.
-    """
-
-    epoch: int
-    update: int
-    loss: float
-    accuracy: float
-    learning_rate: float
-    seconds: float
-    validation: Accuracy | None
 
 
 class Trainer:
@@ -272,12 +223,7 @@ class Trainer:
         while group := list(islice(batches, self.accumulate)):
             self._update(group)
             position.seconds = before + time.perf_counter() - began
-            bar.show(
-                position.epoch,
-                position.batch,
-                position.loss / position.samples,
-                position.right / position.samples,
-            )
+            bar.show(position.epoch, position.batch, position.mean_loss, position.accuracy)
             self.after_update(position.update)
             if self.checkpoint_every is not None and position.update % self.checkpoint_every == 0:
                 self._keep()
@@ -292,29 +238,12 @@ class Trainer:
 
     def _turn(self, accuracy: Accuracy | None) -> None:
         """From one pass to the next."""
-        position = self.position
-        position.epoch += 1
-        epoch = Epoch(
-            epoch=position.epoch,
-            update=position.update,
-            loss=position.loss / position.samples,
-            accuracy=position.right / position.samples,
-            learning_rate=self.optimizer.param_groups[0]["lr"],
-            seconds=position.seconds,
-            validation=accuracy,
-        )
-        if accuracy is not None:
-            if accuracy.robust > position.best:
-                position.best, position.best_epoch = accuracy.robust, position.epoch
-                self._best = copy.deepcopy(self.model.state_dict())
-            waited = position.epoch - position.best_epoch
-            position.stopped = self.patience is not None and waited >= self.patience
+        rate = self.optimizer.param_groups[0]["lr"]
+        epoch = self.position.turn(accuracy, learning_rate=rate, patience=self.patience)
+        if self.position.best_epoch == epoch.epoch:
+            self._best = copy.deepcopy(self.model.state_dict())
         if self.log is not None:
-            row = {name: value for name, value in asdict(epoch).items() if name != "validation"}
-            row |= {} if accuracy is None else {"clean": accuracy.clean, "robust": accuracy.robust}
-            self.log.epoch(row)
-        position.batch = position.right = position.samples = 0
-        position.loss = position.seconds = 0.0
+            self.log.epoch(epoch.row())
         self._keep()
         self.after_epoch(epoch)
 
@@ -346,7 +275,7 @@ class Trainer:
         self.optimizer.zero_grad()
         drawn = self.generator.get_state()
         for number, (x, y, ids) in enumerate(parts):
-            if ids is not None:
+            if ids is not None and takes_ids(self.loss.attack):
                 # The attack draws one key for all, and by its id each sample has a start of its own.
                 self.generator.set_state(drawn)
             with self._unsynchronised() if number < len(parts) - 1 else contextlib.nullcontext():
@@ -363,14 +292,13 @@ class Trainer:
             raise FloatingPointError(
                 f"Trainer.fit: the loss is {loss} in update {self.position.update + 1}: try a lower rate"
             )
-        position = self.position
-        position.batch += len(group)
-        position.update += 1
-        position.loss += loss
-        position.right += int(right)
-        position.samples += samples
+        self.position.add(len(group), samples, loss, int(right))
         if self.log is not None:
-            row = {"epoch": position.epoch + 1, "update": position.update, "loss": loss / samples}
+            row = {
+                "epoch": self.position.epoch + 1,
+                "update": self.position.update,
+                "loss": loss / samples,
+            }
             self.log.update(row | {"accuracy": right / samples, "learning_rate": rate})
 
     def _unsynchronised(self) -> contextlib.AbstractContextManager[None]:

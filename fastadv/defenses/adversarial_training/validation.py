@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from fastadv.attacks.attack import undisturbed
 
 from . import distributed
-from .loss import MakeAdversarial
+from .loss import MakeAdversarial, attacked
 
 Batch = Sequence[Tensor]
 """(x [B, ...], y [B] int64), or (x, y, ids [B] int64)."""
@@ -34,7 +34,8 @@ class Validation:
 
     Args:
         loader: batches (x, y) or (x, y, ids), the same in each pass; under torchrun each process's part.
-        attack: (model, x, y) -> x_adv; give it a number as its seed, so that passes can be compared.
+        attack: (model, x, y) -> x_adv, given `ids=` as well if it takes them. Give it a number as its seed,
+            so that passes can be compared.
     """
 
     def __init__(self, loader: Iterable[Batch], attack: MakeAdversarial) -> None:
@@ -52,7 +53,7 @@ class Validation:
         counts = torch.zeros(3, dtype=torch.int64, device=device)
         for batch in self.loader:
             x, y, ids = unpacked("Validation", batch, device)
-            x_adv = self.attack(model, x, y, **({} if ids is None else {"ids": ids}))
+            x_adv = attacked(self.attack, model, x, y, ids)
             with undisturbed(model), torch.no_grad():
                 right, robust = (model(seen).argmax(1) == y for seen in (x, x_adv))
             counts += torch.stack(
