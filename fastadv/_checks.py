@@ -109,13 +109,19 @@ Norm = float | Literal["linf", "l2", "l1", "l0"]
 NORM_NAMES = {"linf": math.inf, "l2": 2.0, "l1": 1.0, "l0": 0.0}
 
 
+# From here on a norm counts as inf: ||v||_p <= ||v||_inf N^(1/p), which is 1 to 2^-49 for any N.
+AS_LINF = 2.0**55
+
+
 def norm_number(norm: object) -> float | None:
-    """The p that a user's norm means, 0 or at least 1; None where it means none."""
+    """The p that a user's norm means, 0, at least 1 or inf; None where it means none."""
     if isinstance(norm, str):
         return NORM_NAMES.get(norm)
     if not isinstance(norm, Real) or isinstance(norm, bool):
         return None
     number = float(norm)
+    if number >= AS_LINF:
+        return math.inf
     return number if number == 0 or number >= 1 else None
 
 

@@ -129,6 +129,17 @@ def test_an_operator_refuses(call, error, message, backend):
 
 
 @pytest.mark.usefixtures("native")
+@pytest.mark.parametrize("device", ["cpu", "meta"])
+@pytest.mark.parametrize("bounds", [(0.0, 1.0), (None, 1.0), (0.0, None)])
+def test_the_projection_itself_refuses_bounds_without_x(bounds, device):
+    delta, eps = torch.zeros(2, 3, device=device), torch.tensor(1.0)
+    message = r"^fastadv::project: lower and upper are bounds of x \+ u: give x too"
+    with pytest.raises(RuntimeError, match=message):
+        torch.ops.fastadv.project(delta, eps, 2.0, None, *bounds)
+    torch.ops.fastadv.project(delta, eps, 2.0, torch.zeros_like(delta), *bounds)
+
+
+@pytest.mark.usefixtures("native")
 @pytest.mark.parametrize(
     ("replaced", "message"),
     [
