@@ -42,8 +42,8 @@ def pgd_step(
     The ball of norm 0 has no steepest direction: the step is that of norm 2.
 
     Args:
-        x_adv: [B, ...] current iterates. A NaN stays one (norm inf: its element, otherwise its sample), but for
-            norm 0, which goes back to x there.
+        x_adv: [B, ...] current iterates. A NaN stays one (norm inf: its element, otherwise its sample);
+            norm 0 goes back to x there.
         x: [B, ...] centres of the balls, inside the bounds.
         grad: [B, ...] gradient of what is to be maximised. A NaN moves nothing (norm inf: its element,
             otherwise its sample).
@@ -193,8 +193,8 @@ def random_in_ball(
 
     Args:
         x: [B, ...] centres, inside the bounds.
-        eps: radius, in the units of x; float or [B]. In a tensor a negative one counts as 0, and a NaN makes its
-            sample NaN.
+        eps: radius, in the units of x; float or [B]. In a tensor a negative one counts as 0, and a NaN makes
+            its sample NaN.
         norm: 1 <= norm <= inf, or "linf", "l2", "l1".
         bounds: (lower, upper) of every element, or None.
         seed: a key in [0, 2^63), or (key, offset) as a tuple or an int64 tensor on x's device; the offset

@@ -1,4 +1,4 @@
-"""What is not finite, and radii that are none, mean to the emulated kernels what they mean to the reference."""
+"""What is not finite, and radii that are none, mean to emulated kernels what they mean to the reference."""
 
 import math
 from types import ModuleType
