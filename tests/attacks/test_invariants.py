@@ -411,6 +411,8 @@ def test_a_model_that_lets_no_gradient_through_is_refused_unless_gradients_come_
         ({"bounds": (1.0, 0.0)}, r"bounds must be \(lower, upper\)"),
         ({"autocast": torch.int8}, "autocast must be torch.float16, torch.bfloat16 or None"),
         ({"chunk": 0}, "chunk must be an integer of at least 1, got 0"),
+        ({"chunk": True}, "chunk must be an integer of at least 1, got True"),
+        ({"seed": True}, r"seed must be an int in \[0, 2\^63\) or a Generator, got True"),
         ({"loss": "hinge"}, "loss must be a callable or one of ce, margin, dlr, logit_gap, got 'hinge'"),
     ],
 )
