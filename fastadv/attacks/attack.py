@@ -118,7 +118,6 @@ def pose(
             )
     if is_integer(target):
         target = torch.full((len(x),), int(target), device=x.device)
-    assert not isinstance(target, int)
     for name, labels in (("y", y), ("target", target), ("ids", ids)):
         if labels is None:
             continue
@@ -130,6 +129,7 @@ def pose(
             raise ValueError(f"{attack}: {name} must have shape [{len(x)}], got {list(labels.shape)}")
         if labels.device != x.device:
             raise ValueError(f"{attack}: {name} must be on x's device, {x.device}, got {labels.device}")
+    assert not isinstance(target, int)
     for name, value in per_sample.items():
         if isinstance(value, Tensor):
             if value.dim() > 0 and value.shape != x.shape[:1]:
@@ -264,6 +264,8 @@ def check_fields(
     check_length(attack, "eps", eps)
     if norm_number(norm) is None:
         raise ValueError(f"{attack}: {norm_error(norm)}")
+    if norm_number(norm) == 0 and not isinstance(eps, Tensor) and eps != math.floor(eps):
+        raise ValueError(f"{attack}: eps counts elements for norm 0 and must be a whole number, got {eps}")
     check_surroundings(attack, bounds, autocast)
 
 
