@@ -117,11 +117,17 @@ inline void check_overlap(const char* op, const char* name, const Tensor& input,
           name, " shares part of the output's memory: clone it first");
 }
 
-inline void check_norm(const char* op, double norm) {
+/// From here on a norm counts as inf: ||v||_p <= ||v||_inf N^(1/p), which is 1 to 2^-49 for any N.
+constexpr double kAsLinf = 0x1p55;
+
+/// The norm that kernels take.
+inline double norm_of(const char* op, double norm) {
   require(norm >= 1.0, op, "norm must be in [1, inf], got ", norm);
+  return norm >= kAsLinf ? kInf : norm;
 }
-inline void check_norm_or_0(const char* op, double norm) {
+inline double norm_or_0_of(const char* op, double norm) {
   require(norm == 0.0 || norm >= 1.0, op, "norm must be 0 or in [1, inf], got ", norm);
+  return norm >= kAsLinf ? kInf : norm;
 }
 
 /// Elements of a pixel of [B, C, ...] samples; each element of a vector is one.

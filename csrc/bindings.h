@@ -45,7 +45,6 @@ struct PgdStepCall {
     check_bounds(op, lower, upper);
     check_like(op, "x", x, "x_adv", x_adv);
     check_like(op, "grad", grad, "x_adv", x_adv);
-    check_norm_or_0(op, norm);
     require(spread == 1 || (spread > 1 && norm == 1.0), op,
             "spread must be 1, or at least 1 for norm 1, got ", spread, " for norm ", norm);
     require(best.has_value() == better.has_value(), op, "best and better must come together");
@@ -96,6 +95,7 @@ template <class Kernel>
 Tensor pgd_step(const Tensor& x_adv, const Tensor& x, const Tensor& grad, const Tensor& eps,
                 const Tensor& step_size, double norm, double lower, double upper, bool steepest,
                 const std::optional<Tensor>& active, int64_t spread, bool pixels) {
+  norm = norm_or_0_of("pgd_step", norm);
   const std::optional<Tensor> nothing;
   const PgdStepCall call{"pgd_step", x_adv,    x,      grad,   eps,    step_size, norm,   lower,
                          upper,      steepest, active, spread, pixels, nothing,   nothing};
@@ -114,6 +114,7 @@ void pgd_step_(Tensor x_adv, const Tensor& x, const Tensor& grad, const Tensor& 
                double norm, double lower, double upper, bool steepest, const std::optional<Tensor>& active,
                int64_t spread, bool pixels, const std::optional<Tensor>& best,
                const std::optional<Tensor>& better) {
+  norm = norm_or_0_of("pgd_step_", norm);
   const PgdStepCall call{"pgd_step_", x_adv,    x,      grad,   eps,    step_size, norm,  lower,
                          upper,       steepest, active, spread, pixels, best,      better};
   call.check();
@@ -129,9 +130,10 @@ Tensor project(const Tensor& delta, const Tensor& eps, double norm, const std::o
                std::optional<double> least, std::optional<double> most, bool pixels) {
   const char* op = "project";
   const double lower = least.value_or(-kInf), upper = most.value_or(kInf);
-  check_norm_or_0(op, norm);
+  norm = norm_or_0_of(op, norm);
   check_bounds(op, lower, upper);
   if (x) check_like(op, "x", *x, "delta", delta);
+  require(x || (lower == -kInf && upper == kInf), op, "lower and upper are bounds of x + u: give x too");
   Tensor out = torch::stable::empty_like(delta);
   dispatch(op, "delta", delta, [&](auto tag) {
     using T = typename decltype(tag)::type;
@@ -161,7 +163,7 @@ Tensor project(const Tensor& delta, const Tensor& eps, double norm, const std::o
 template <class Kernel>
 Tensor steepest(const Tensor& grad, double norm) {
   const char* op = "steepest";
-  check_norm(op, norm);
+  norm = norm_of(op, norm);
   Tensor out = torch::stable::empty_like(grad);
   dispatch(op, "grad", grad, [&](auto tag) {
     using T = typename decltype(tag)::type;
@@ -263,7 +265,7 @@ template <class Kernel>
 Tensor random_in_ball(const Tensor& x, const Tensor& eps, double norm, double lower, double upper,
                       const Tensor& seed, const std::optional<Tensor>& ids) {
   const char* op = "random_in_ball";
-  check_norm(op, norm);
+  norm = norm_of(op, norm);
   check_bounds(op, lower, upper);
   check_seed(op, seed, x);
   const Tensor from = torch::stable::contiguous(x);  // numbers are counted in logical order

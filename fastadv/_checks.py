@@ -6,7 +6,7 @@ kernels check again in C++ (csrc/bindings.h) for those who call them directly.
 
 import math
 from numbers import Integral, Real
-from typing import Literal
+from typing import Literal, TypeGuard
 
 import torch
 from torch import Tensor
@@ -16,6 +16,16 @@ Bounds = tuple[float, float] | None
 
 NOISE_KINDS = ("normal", "uniform", "sign")
 FLOATING = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
+
+
+def is_integer(value: object) -> TypeGuard[int]:
+    """Whether it is an integer; True and False, which Python counts among them, are none."""
+    return isinstance(value, Integral) and not isinstance(value, bool)
+
+
+def is_real(value: object) -> TypeGuard[float]:
+    """Whether it is a number; True and False, which Python counts among them, are none."""
+    return isinstance(value, Real) and not isinstance(value, bool)
 
 
 def compute_dtype(dtype: torch.dtype) -> torch.dtype:
@@ -109,13 +119,19 @@ Norm = float | Literal["linf", "l2", "l1", "l0"]
 NORM_NAMES = {"linf": math.inf, "l2": 2.0, "l1": 1.0, "l0": 0.0}
 
 
+# From here on a norm counts as inf: ||v||_p <= ||v||_inf N^(1/p), which is 1 to 2^-49 for any N.
+AS_LINF = 2.0**55
+
+
 def norm_number(norm: object) -> float | None:
-    """The p that a user's norm means, 0 or at least 1; None where it means none."""
+    """The p that a user's norm means, 0, at least 1 or inf; None where it means none."""
     if isinstance(norm, str):
         return NORM_NAMES.get(norm)
-    if not isinstance(norm, Real) or isinstance(norm, bool):
+    if not is_real(norm):
         return None
     number = float(norm)
+    if number >= AS_LINF:
+        return math.inf
     return number if number == 0 or number >= 1 else None
 
 
@@ -148,7 +164,7 @@ def pixels(op: str, norm: float, wanted: bool) -> None:
 
 def non_negative(op: str, name: str, value: float) -> float:
     """The number as a float; refuses negative numbers and NaN."""
-    if not isinstance(value, Real):
+    if not is_real(value):
         raise TypeError(f"fastadv::{op}: {name} must be a number or a tensor, got {value!r}")
     if not value >= 0:
         raise ValueError(f"fastadv::{op}: {name} must be at least 0, got {value}")
@@ -245,7 +261,7 @@ def winner_rows(op: str, name: str, tensor: Tensor, per: str, ties: str) -> tupl
 
 def winner_count(op: str, k: int, cols: int) -> None:
     """Refuse a number of winners that is not 1 .. the length of a row."""
-    if not isinstance(k, Integral | torch.SymInt):
+    if not (is_integer(k) or isinstance(k, torch.SymInt)):
         raise TypeError(f"fastadv::{op}: k must be an integer, got {k!r}")
     if not 1 <= k <= cols:
         raise ValueError(f"fastadv::{op}: k must be 1 .. {cols}, the length of a row, got {k}")
@@ -264,7 +280,7 @@ def winners_of(op: str, winners: Tensor, grad: Tensor, per: str, ties: str) -> N
 
 def positive_count(op: str, name: str, value: int, least: int = 1, most: int = 2**63 - 1) -> None:
     """Refuse what is not an integer in least .. most."""
-    if not isinstance(value, Integral | torch.SymInt):
+    if not (is_integer(value) or isinstance(value, torch.SymInt)):
         raise TypeError(f"fastadv::{op}: {name} must be an integer, got {value!r}")
     if value < least:
         raise ValueError(f"fastadv::{op}: {name} must be at least {least}, got {value}")

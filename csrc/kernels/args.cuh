@@ -119,7 +119,7 @@ struct AddNoiseArgs {
   FASTADV_HD int64_t quads() const { return (cols + 3) / 4; }
   FASTADV_HD T place(T x, float noise) const {
     const C moved = widen(x) + scale * C(noise);
-    return narrow<T>(moved == moved ? clamp(moved, lower, upper) : moved);  // a NaN stays one
+    return narrow<T>(clamp(moved, lower, upper));
   }
 };
 

@@ -44,13 +44,13 @@ enum class Outcome {
   bounded,  // min(magnitude, room, limit)
   root,     // the root of the projection's equation, at most the room
   nothing,  // 0
-  invalid,  // NaN: of what is not finite there is no projection
+  invalid,  // NaN: of what is not finite there is no projection, nor on a ball whose radius is a NaN
 };
 
-/// The outcome that the radius alone decides, if any.
+/// The outcome that is known before any sweep, if one is.
 FASTADV_HD Outcome outcome_of(double eps, bool moves) {
   if (!moves) return Outcome::stays;
-  return eps > 0.0 ? Outcome::unknown : eps <= 0.0 ? Outcome::nothing : Outcome::invalid;
+  return eps == eps ? Outcome::unknown : Outcome::invalid;
 }
 
 /// Magnitudes of elements col .. col + count - 1, and the room that each has; both 0 beyond them.
@@ -95,8 +95,7 @@ FASTADV_HD void write_magnitudes(const BallArgs<T, V>& args, int64_t row, int64_
     if (j >= count) continue;
     const double value = std::copysign(size[j], static_cast<double>(widen(delta[j])));
     const C moved = narrow_within<C>(value, size[j]);
-    out[j] = moved == moved ? place<T>(widen(x[j]), moved, std::fabs(moved), args.lower, args.upper)
-                            : narrow<T>(moved);
+    out[j] = place<T>(widen(x[j]), moved, std::fabs(moved), args.lower, args.upper);
   }
 }
 

@@ -23,8 +23,10 @@ struct L0Project {
 
   FASTADV_HD State begin(int64_t row) const {
     State state{};
-    state.outcome = outcome_of(args.eps[row], args.moves(row));
-    state.greedy = Greedy::of(std::floor(static_cast<double>(args.eps[row])), false);
+    const double eps = args.eps[row];
+    state.outcome = outcome_of(eps, args.moves(row));
+    if (state.outcome == Outcome::unknown && eps < 1.0) state.outcome = Outcome::nothing;
+    state.greedy = Greedy::of(std::floor(eps), false);
     return state;
   }
 
@@ -64,7 +66,8 @@ struct L0Project {
       load_magnitudes(args, row, at, count, 1.0, size, room);
       for (int j = 0; j < N; ++j) {
         const double cut = size[j] > room[j] ? room[j] : size[j];
-        size[j] = state.greedy.taken(col + j, saved[j], 1.0) > 0.0 ? cut : 0.0;
+        const bool kept = state.greedy.taken(col + j, saved[j], 1.0) > 0.0;
+        size[j] = kept && cut > 0.0 ? cut : 0.0;  // a NaN is not kept
       }
       write_magnitudes(args, row, at, count, size, size);
     }

@@ -73,7 +73,11 @@ struct L1Project {
       state.phase = norm;
       return;
     }
-    if (values[0] <= state.eps) state.outcome = Outcome::bounded;
+    if (values[0] <= state.eps) {
+      state.outcome = Outcome::bounded;
+    } else if (!(state.eps > 0.0)) {
+      state.outcome = Outcome::nothing;
+    }
     state.eps *= 1.0 - args.slack();
     // Each u is at least its magnitude in the box less theta.
     const double theta = (values[0] - state.eps) / values[1];

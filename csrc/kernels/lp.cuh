@@ -28,9 +28,10 @@ FASTADV_HD double slack<double>() {
   return 0x1p-41;
 }
 
-/// The factor that projects a vector of this norm on the l2 ball.
+/// The factor that projects a vector of this norm on the l2 ball; NaN where the norm is not finite.
 template <class C>
 FASTADV_HD C l2_scale(double norm, C eps) {
+  if (norm == HUGE_VAL) return C(NAN);
   return norm <= static_cast<double>(eps) ? C(1) : static_cast<C>(eps / norm * (1.0 - slack<C>()));
 }
 
@@ -66,12 +67,13 @@ struct L2Step {
 template <class C>
 FASTADV_HD L2Step<C> l2_step(double gg, double dg, double dd, C eps, C step_size, bool steepest) {
   const double grad_norm = std::sqrt(gg);
-  const bool usable = grad_norm > 0.0 && grad_norm < HUGE_VAL;
+  const bool usable = grad_norm > 0.0 && grad_norm < HUGE_VAL && step_size > C(0);  // which may be a NaN
   const double length = !usable ? 0.0 : steepest ? step_size : step_size * grad_norm;
   const double factor = usable ? length / grad_norm : 0.0;
   const double squared = usable ? dd + factor * (2.0 * dg + factor * gg) : dd;
   const double norm = std::sqrt(squared > 0.0 ? squared : 0.0) + slack<C>() * (std::sqrt(dd) + length);
-  if (norm == HUGE_VAL) return {C(0), towards<C>(grad_norm, eps * (1.0 - slack<C>()))};  // an endless step
+  if (norm == HUGE_VAL && eps == eps)
+    return {C(0), towards<C>(grad_norm, eps * (1.0 - slack<C>()))};  // an endless step
   const double scale = norm <= static_cast<double>(eps) ? 1.0 : eps / norm;
   return {static_cast<C>(scale), towards<C>(grad_norm, length * scale)};
 }

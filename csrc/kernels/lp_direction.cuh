@@ -18,8 +18,9 @@ namespace fastadv {
 /// As long as any step: squares of it are still numbers.
 constexpr double kEndless = 1e150;
 
+/// The step size, 0 for a NaN.
 FASTADV_HD double step_length(double step_size) {
-  return step_size > kEndless ? kEndless : step_size;
+  return step_size > kEndless ? kEndless : step_size >= 0.0 ? step_size : 0.0;
 }
 
 /// Where a step ends before it is projected: in `moved`, x_adv - x plus the step.

@@ -196,11 +196,12 @@ FASTADV_HD T narrow_within(double value, double limit) {
   return std::fabs(static_cast<double>(widen(nearest))) > limit ? towards_zero(nearest) : nearest;
 }
 
-/// A NaN among the limits gives NaN: a radius that is no number must not pass for no limit.
+/// A NaN gives NaN, as the value or a limit: what is no number must not pass for a bound, nor for no limit.
 template <class C>
 FASTADV_HD C clamp(C value, C lower, C upper) {
   const C raised = value >= lower ? value : lower;
-  return raised <= upper ? raised : upper;
+  const C bounded = raised <= upper ? raised : upper;
+  return value == value ? bounded : value;
 }
 
 /// x + delta in the box, rounded so that no element is farther than `limit` from x.
@@ -214,13 +215,17 @@ FASTADV_HD C sign(C value) {  // NaN gives 0: it names no direction
   return static_cast<C>(value > C(0)) - static_cast<C>(value < C(0));
 }
 
-/// One value for every sample, or one value for each: `values` is null for a host constant.
+/// A length for every sample, or one for each: `values` is null for a host constant. A negative one counts as
+/// 0; a NaN stays one.
 template <class C>
 struct PerSample {
   const C* values;
   int64_t stride;  // 0: the same for all samples, read from memory
   C constant;
-  FASTADV_HD C operator[](int64_t row) const { return values ? values[row * stride] : constant; }
+  FASTADV_HD C operator[](int64_t row) const {
+    const C value = values ? values[row * stride] : constant;
+    return value < C(0) ? C(0) : value;
+  }
 };
 
 }  // namespace fastadv

@@ -61,6 +61,8 @@ def _fake_project(
     _checks.pixels("project", norm, pixels)
     if x is not None:
         _checks.like("project", "x", x, "delta", delta)
+    elif _box(lower, upper) != (-math.inf, math.inf):
+        raise RuntimeError("fastadv::project: lower and upper are bounds of x + u: give x too")
     _checks.scalar_or_per_sample("project", "eps", eps, delta)
     return torch.empty_like(delta)
 
@@ -90,7 +92,8 @@ def _box(lower: float | None, upper: float | None) -> tuple[float, float]:
 
 
 def _project_setup(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    delta, eps, ctx.norm, x, lower, upper, ctx.pixels = inputs + _NO_BOX[len(inputs) - 3 :]
+    delta, eps, norm, x, lower, upper, ctx.pixels = inputs + _NO_BOX[len(inputs) - 3 :]
+    ctx.norm = _checks.norm_value("project", norm)
     ctx.box, ctx.arguments = _box(lower, upper), len(inputs)
     ctx.save_for_backward(delta, eps, x, output)
 
@@ -102,7 +105,8 @@ def _project_backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
 
 
 def _steepest_setup(ctx: Any, inputs: tuple[Tensor, float], output: Tensor) -> None:
-    grad, ctx.norm = inputs
+    grad, norm = inputs
+    ctx.norm = _checks.norm_value("steepest", norm)
     ctx.save_for_backward(grad)
 
 

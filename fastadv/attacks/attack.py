@@ -4,13 +4,21 @@ import contextlib
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from numbers import Integral, Real
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from fastadv._checks import Bounds, Norm, compute_dtype, norm_error, norm_number, norm_value
+from fastadv._checks import (
+    Bounds,
+    Norm,
+    compute_dtype,
+    is_integer,
+    is_real,
+    norm_error,
+    norm_number,
+    norm_value,
+)
 from fastadv.attacks.gradients import Estimator, Forward
 from fastadv.reference import lp_norm
 
@@ -108,9 +116,8 @@ def pose(
             raise ValueError(
                 f"{attack}: x must lie within bounds {bounds}, got [{low.item():.6g}, {high.item():.6g}]"
             )
-    if isinstance(target, Integral):
+    if is_integer(target):
         target = torch.full((len(x),), int(target), device=x.device)
-    assert not isinstance(target, int)
     for name, labels in (("y", y), ("target", target), ("ids", ids)):
         if labels is None:
             continue
@@ -122,6 +129,7 @@ def pose(
             raise ValueError(f"{attack}: {name} must have shape [{len(x)}], got {list(labels.shape)}")
         if labels.device != x.device:
             raise ValueError(f"{attack}: {name} must be on x's device, {x.device}, got {labels.device}")
+    assert not isinstance(target, int)
     for name, value in per_sample.items():
         if isinstance(value, Tensor):
             if value.dim() > 0 and value.shape != x.shape[:1]:
@@ -230,7 +238,7 @@ def check_length(attack: str, name: str, value: object) -> None:
     """Check a radius or step size; tensors wait for `pose`. Raises TypeError and ValueError."""
     if isinstance(value, Tensor):
         return
-    if not isinstance(value, Real):
+    if not is_real(value):
         raise TypeError(f"{attack}: {name} must be a number or a tensor, got {value!r}")
     if not 0 <= float(value) < math.inf:
         raise ValueError(f"{attack}: {name} must be finite and at least 0, got {value}")
@@ -238,7 +246,7 @@ def check_length(attack: str, name: str, value: object) -> None:
 
 def check_fraction(attack: str, name: str, value: object) -> None:
     """Check a number in [0, 1]. Raises ValueError."""
-    if not isinstance(value, Real) or not 0 <= float(value) <= 1:
+    if not is_real(value) or not 0 <= float(value) <= 1:
         raise ValueError(f"{attack}: {name} must be a number in [0, 1], got {value!r}")
 
 
@@ -256,6 +264,8 @@ def check_fields(
     check_length(attack, "eps", eps)
     if norm_number(norm) is None:
         raise ValueError(f"{attack}: {norm_error(norm)}")
+    if norm_number(norm) == 0 and not isinstance(eps, Tensor) and eps != math.floor(eps):
+        raise ValueError(f"{attack}: eps counts elements for norm 0 and must be a whole number, got {eps}")
     check_surroundings(attack, bounds, autocast)
 
 
@@ -270,7 +280,7 @@ def check_surroundings(attack: str, bounds: Bounds, autocast: torch.dtype | None
 def check_counts(name: str, **counts: int | None) -> None:
     """Check that these fields are integers of at least 1, or None. Raises ValueError."""
     for field, value in counts.items():
-        if value is not None and (not isinstance(value, Integral) or value < 1):
+        if value is not None and (not is_integer(value) or value < 1):
             raise ValueError(f"{name}: {field} must be an integer of at least 1, got {value!r}")
 
 
@@ -283,7 +293,7 @@ def check_gradient(name: str, gradient: object) -> None:
 
 def check_seed(name: str, seed: object) -> None:
     """Check a seed of random numbers. Raises ValueError."""
-    if isinstance(seed, torch.Generator) or (isinstance(seed, Integral) and 0 <= int(seed) < 2**63):
+    if isinstance(seed, torch.Generator) or (is_integer(seed) and 0 <= int(seed) < 2**63):
         return
     raise ValueError(f"{name}: seed must be an int in [0, 2^63) or a Generator, got {seed!r}")
 

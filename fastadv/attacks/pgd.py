@@ -48,7 +48,7 @@ class PGD:
 
     Args:
         eps: radius of the ball in the units of x, >= 0; float or [B]. For norm 0 the number of elements (or
-            pixels) that may change.
+            pixels) that may change: whole, if it is one for all; those of [B] are rounded down.
         norm: 0, 1 <= norm <= inf, or "linf", "l2", "l1", "l0".
         steps: gradient evaluations per restart, >= 1.
         step_size: length of a step in the units of x (float or [B]), or a schedule

@@ -160,8 +160,10 @@ def parse_eps(text: str, norm: float) -> float:
         raise typer.BadParameter(
             f"--eps: images lie in [0, 1], so a linf eps of {text} allows anything{hint}"
         )
-    if norm == 0 and eps < 1:
-        raise typer.BadParameter(f"--eps: for norm 0 it counts elements: expected at least 1, got {text!r}")
+    if norm == 0 and eps != math.floor(eps):
+        raise typer.BadParameter(
+            f"--eps: for norm 0 it counts elements: expected a whole number of at least 1, got {text!r}"
+        )
     return eps
 
 

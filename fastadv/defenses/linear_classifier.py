@@ -110,10 +110,26 @@ class RobustLinearClassifier:
         values = self.decision_function(X)
         return self.classes_[(values > 0).astype(int) if values.ndim == 1 else values.argmax(1)]
 
-    def score(self, X: ArrayLike, y: ArrayLike) -> float:
-        """Accuracy; a label that `fit` has not seen counts as a mistake."""
+    def score(self, X: ArrayLike, y: ArrayLike, sample_weight: ArrayLike | None = None) -> float:
+        """Accuracy, of samples that count for `sample_weight` [N] (None: all for the same).
+
+        A label that `fit` has not seen counts as a mistake.
+        """
         predicted = self.predict(X)
-        return float(np.mean(predicted == self._labels("score", y, len(predicted))))
+        right = predicted == self._labels("score", y, len(predicted))
+        if sample_weight is None:
+            return float(np.mean(right))
+        weight = np.asarray(sample_weight, dtype=np.float64)
+        if (
+            weight.shape != right.shape
+            or not (np.isfinite(weight) & (weight >= 0)).all()
+            or weight.max() == 0
+        ):
+            raise ValueError(
+                f"score: sample_weight must be [{len(right)}] numbers of at least 0, not all of them 0, "
+                f"got {weight.tolist() if weight.size < 5 else f'shape {list(weight.shape)}'}"
+            )
+        return float(np.average(right, weights=weight))
 
     def certify(self, X: ArrayLike, y: ArrayLike | None = None, *, bounds: Bounds = None) -> Floats:
         """[N] exact distances, in `norm`, to the nearest point that is not classified as y.

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from fastadv.attacks.attack import check_length
+from fastadv.attacks.attack import check_counts, check_length, check_seed, key_of
 from fastadv.defenses.linear import check_norm, robust_loss
 
 OnStep = Callable[[int, int], None]
@@ -56,6 +56,7 @@ def fit_lbfgs(
 
     Raises:
         TypeError, ValueError: a number is out of range, or x and y do not fit together.
+        ValueError: the weights overflow, because the samples differ too little.
     """
     v, shift = _start("fit_lbfgs", x, classes)
     _check("fit_lbfgs", eps, norm, l2, max_iter=max_iter)
@@ -74,10 +75,16 @@ def fit_lbfgs(
         def objective(smoothing: float = smoothing, bent: float = bent) -> Tensor:
             w = v / widths
             losses = robust_loss(w, shift, samples, y, eps / unit, bent, smoothing=smoothing / widths)
-            return losses.mean() + l2 / 2 * (w / unit).square().sum()
+            return losses.mean() + (math.sqrt(l2 / 2) / unit * w).square().sum()
 
         steepness = _lbfgs(objective, (v, shift), max_iter, tol)
         on_step(stage, len(stages))
+    w = v.detach() / scale
+    if not w.isfinite().all():
+        raise ValueError(
+            f"fit_lbfgs: the weights are no longer finite: x varies by {scale.min().item():.1e} only: "
+            "scale x up"
+        )
     if not steepness <= max(FLAT, tol):
         warnings.warn(
             f"fit_lbfgs: the search ended where the gradient is {steepness:.1e}, short of the minimum: raise "
@@ -85,7 +92,6 @@ def fit_lbfgs(
             RuntimeWarning,
             stacklevel=2,
         )
-    w = v.detach() / scale
     return w, shift.detach() - w @ middle
 
 
@@ -100,7 +106,7 @@ def fit_sgd(
     epochs: int = 20,
     learning_rate: float = 0.1,
     batch_size: int = 100,
-    seed: int = 0,
+    seed: int | torch.Generator = 0,
     on_step: OnStep = lambda step, steps: None,
 ) -> tuple[Tensor, Tensor]:
     """(w, b) after stochastic gradient descent on the `robust_loss`, from 0, with a constant learning rate.
@@ -118,7 +124,7 @@ def fit_sgd(
         epochs: passes over the samples, at least 1.
         learning_rate: positive.
         batch_size: samples per update; the last batch of an epoch may be smaller.
-        seed: of the batches; the global generator is not used.
+        seed: of the batches: an int in [0, 2^63), or a torch.Generator; the global generator is not used.
         on_step: called with (updates done, all updates).
 
     Returns:
@@ -131,8 +137,9 @@ def fit_sgd(
     w, b = _start("fit_sgd", x, classes)
     _check("fit_sgd", eps, norm, l2, epochs=epochs, batch_size=batch_size)
     check_length("fit_sgd", "learning_rate", learning_rate)
+    check_seed("fit_sgd", seed)
     optimizer = torch.optim.SGD((w, b), learning_rate)
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator().manual_seed(key_of(seed))
     steps, step = epochs * math.ceil(len(x) / batch_size), 0
     for _ in range(epochs):
         for batch in torch.randperm(len(x), generator=generator).to(x.device).split(batch_size):
@@ -192,6 +199,4 @@ def _check(name: str, eps: float, norm: float, l2: float, **counts: int) -> None
     check_length(name, "eps", eps)
     check_norm(name, norm)
     check_length(name, "l2", l2)
-    for field, value in counts.items():
-        if value < 1:
-            raise ValueError(f"{name}: {field} must be at least 1, got {value}")
+    check_counts(name, **counts)

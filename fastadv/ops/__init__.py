@@ -6,7 +6,10 @@ number or a tensor [] or [B]. Arithmetic happens in float32 (float64 for float64
 float64, and results are rounded towards the ball's centre where rounding to nearest would leave the ball.
 
 Only shapes, dtypes, devices and Python numbers are checked: no operator waits for a GPU. RuntimeError is
-raised for tensors that do not fit together, ValueError for numbers out of range.
+raised for tensors that do not fit together, ValueError for numbers out of range. In a tensor, a negative
+eps or step size counts as 0; a NaN as eps makes its sample NaN, one as step size moves nothing.
+
+A norm from 2^55 (3.6e16) on counts as inf: no float64 can tell their balls apart.
 
 The same kernels are `torch.ops.fastadv.*`, with the schemas of csrc/ops.cpp.
 """

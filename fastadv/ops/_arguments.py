@@ -1,7 +1,5 @@
 """From a user's arguments to those of the schemas."""
 
-from numbers import Integral
-
 import torch
 from torch import Tensor
 
@@ -19,7 +17,7 @@ def per_sample(op: str, name: str, value: float | Tensor, samples: Tensor) -> Te
 def seed_tensor(op: str, seed: int | tuple[int, int], device: torch.device) -> Tensor:
     """(key, offset) on the device, filled by kernels there: a copy from the host would wait for a GPU."""
     pair = seed if isinstance(seed, tuple) else (seed, 0)
-    numbers = len(pair) == 2 and all(isinstance(number, Integral) for number in pair)
+    numbers = len(pair) == 2 and all(_checks.is_integer(number) for number in pair)
     if not (numbers and 0 <= pair[0] < 2**63 and 0 <= pair[1] < 2**32):
         raise ValueError(f"fastadv::{op}: seed must be in [0, 2^63), its offset in [0, 2^32), got {seed!r}")
     return torch.cat([torch.full((1,), number, dtype=torch.int64, device=device) for number in pair])

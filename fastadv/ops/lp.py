@@ -42,12 +42,15 @@ def pgd_step(
     The ball of norm 0 has no steepest direction: the step is that of norm 2.
 
     Args:
-        x_adv: [B, ...] current iterates.
+        x_adv: [B, ...] current iterates. A NaN stays one (norm inf: its element, otherwise its sample);
+            norm 0 goes back to x there.
         x: [B, ...] centres of the balls, inside the bounds.
         grad: [B, ...] gradient of what is to be maximised. A NaN moves nothing (norm inf: its element,
             otherwise its sample).
-        eps: radius, in the units of x; float or [B]. For norm 0 how many elements (pixels) may differ from x.
-        step_size: length of the step, in the units of x; float or [B].
+        eps: radius, in the units of x; float or [B]. For norm 0 how many elements (pixels) may differ from x,
+            rounded down. In a tensor a negative one counts as 0, and a NaN makes its sample NaN.
+        step_size: length of the step, in the units of x; float or [B]. In a tensor a negative one and a NaN
+            count as 0.
         norm: 0, 1 <= norm <= inf, or "linf", "l2", "l1", "l0".
         bounds: (lower, upper) of every element, or None.
         rule: "steepest" moves by step_size * steepest(grad, norm), "gradient" by step_size * grad.
@@ -121,8 +124,10 @@ def project(
     ||u||_p <= eps and lower <= x + u <= upper. For norm 0 those elements are kept that bring it closest.
 
     Args:
-        delta: [B, ...]. A sample that is not finite has no projection: NaN for norms but 0 and inf.
-        eps: radius, or for norm 0 the number of elements (pixels) that are kept; float or [B].
+        delta: [B, ...]. A sample that is not finite has no projection: NaN for norms but 0 and inf. Norm inf
+            leaves a NaN where it is; norm 0 makes it 0.
+        eps: radius, or for norm 0 the number of elements (pixels) that are kept, rounded down; float or [B].
+            In a tensor a negative one counts as 0, and a NaN makes its sample NaN.
         norm: 0, 1 <= norm <= inf, or "linf", "l2", "l1", "l0".
         x: like delta: what the deltas are added to, inside the bounds; together with `bounds`.
         bounds: (lower, upper) of every element of x + u.
@@ -188,7 +193,8 @@ def random_in_ball(
 
     Args:
         x: [B, ...] centres, inside the bounds.
-        eps: radius, in the units of x; float or [B].
+        eps: radius, in the units of x; float or [B]. In a tensor a negative one counts as 0, and a NaN makes
+            its sample NaN.
         norm: 1 <= norm <= inf, or "linf", "l2", "l1".
         bounds: (lower, upper) of every element, or None.
         seed: a key in [0, 2^63), or (key, offset) as a tuple or an int64 tensor on x's device; the offset

@@ -1,7 +1,6 @@
 """Noisy copies of samples."""
 
 import math
-from numbers import Real
 from typing import Literal
 
 import torch
@@ -51,7 +50,7 @@ def add_noise(
     _checks.positive_count("add_noise", "draws", draws, most=2**31 - 1)
     _checks.positive_count("add_noise", "first_draw", first_draw, least=0, most=2**62)
     _checks.noise_kind("add_noise", kind)
-    if not isinstance(scale, Real) or not 0 <= scale < math.inf:
+    if not _checks.is_real(scale) or not 0 <= scale < math.inf:
         raise ValueError(f"fastadv::add_noise: scale must be a finite number of at least 0, got {scale!r}")
     lower, upper = _checks.interval("add_noise", bounds)
     if not isinstance(seed, Tensor):

@@ -28,6 +28,11 @@ def over_samples(value: float | Tensor, samples: Tensor) -> Tensor:
     return value
 
 
+def lengths(value: float | Tensor, samples: Tensor) -> Tensor:
+    """As `over_samples`, for radii and step sizes: what is negative counts as 0, a NaN stays one."""
+    return over_samples(value, samples).clamp(min=0)
+
+
 def l2_norm(samples: Tensor) -> Tensor:
     """The l2 norm of each sample in float64, shaped to broadcast over the samples."""
     norms = torch.linalg.vector_norm(samples.flatten(1), dim=1, dtype=torch.float64)

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from fastadv import _checks
 from fastadv._checks import compute_dtype
-from fastadv.reference._samples import over_samples
+from fastadv.reference._samples import lengths, over_samples
 
 BETAS, ADAM_EPS = (0.9, 0.999), 1e-8
 LARGEST_GRADIENT = 2.0**60  # whose square float32 still holds
@@ -38,7 +38,7 @@ def cw_step_(
     lower, upper = _checks.interval("cw_step_", bounds)
     dtype = compute_dtype(x.dtype)
     centre = x.to(dtype)
-    tau = None if tau is None else over_samples(tau, x)
+    tau = None if tau is None else lengths(tau, x)
     if best is not None and better is not None:
         best.copy_(torch.where(over_samples(better, x), x_adv, best))
     delta = x_adv.to(dtype) - centre
@@ -47,7 +47,7 @@ def cw_step_(
     slope = (
         2 * (upper - lower) * torch.sigmoid(twice * w) * torch.sigmoid(-twice * w)
     )  # dx'/dw: 1 - s would cancel
-    g = (over_samples(weight, x) * pull - over_samples(c, x) * grad.to(dtype)) * slope
+    g = (lengths(weight, x) * pull - lengths(c, x) * grad.to(dtype)) * slope
     g = g.clamp(-LARGEST_GRADIENT, LARGEST_GRADIENT)
     next_m = BETAS[0] * m + (1 - BETAS[0]) * g
     next_v = BETAS[1] * v + (1 - BETAS[1]) * g.square()

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from fastadv import _checks
 from fastadv._checks import Bounds, Norm, compute_dtype
-from fastadv.reference._samples import SLACK, l2_norm, over_samples, round_within
+from fastadv.reference._samples import SLACK, l2_norm, lengths, over_samples, round_within
 from fastadv.reference.philox import (
     box_muller,
     exponential_power,
@@ -42,10 +42,10 @@ def pgd_step(
     dtype = compute_dtype(x.dtype)
     norm = _checks.norm_value("pgd_step", norm)
     lower, upper = _checks.interval("pgd_step", bounds)
-    eps = over_samples(eps, x)
+    eps = lengths(eps, x)
     centre = x.to(dtype)
     delta = x_adv.to(dtype) - centre
-    slope, step = grad.to(dtype), over_samples(step_size, x)
+    slope, step = grad.to(dtype), lengths(step_size, x).nan_to_num(nan=0, posinf=math.inf)
     if norm == math.inf:
         moved = delta + step * (slope.sign() if rule == "steepest" else slope)
         delta = project(torch.where(moved.isnan(), delta, moved), eps, norm)  # a NaN moves nothing
@@ -121,7 +121,7 @@ def random_in_ball(
     dtype = compute_dtype(x.dtype)
     norm = _checks.norm_value("random_in_ball", norm, zero=False)
     lower, upper = _checks.interval("random_in_ball", bounds)
-    eps = over_samples(eps, x)
+    eps = lengths(eps, x)
     key = seed_pair(seed, x)
     ids = torch.arange(len(x), device=x.device) if ids is None else ids
     size = math.prod(x.shape[1:])

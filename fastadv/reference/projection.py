@@ -13,6 +13,7 @@ from fastadv.reference._samples import (
     ROUNDING,
     SLACK,
     l2_norm,
+    lengths,
     lp_norm,
     over_samples,
     per_sample_like,
@@ -64,7 +65,7 @@ def project_derivative(
     held = torch.zeros_like(size, dtype=torch.bool)
     if room is not None:
         held = (size > room) & (out.abs() >= room)
-    radius = over_samples(eps, delta).to(delta.device).double()
+    radius = lengths(eps, delta).to(delta.device).double()
     if norm == math.inf:
         held = held & ((radius > room) if room is not None else held)
         outside = ~held & (size > radius)
@@ -118,13 +119,14 @@ def projected(
 ) -> Tensor:
     """`project` on the arguments of the schema, without its derivative."""
     dtype = compute_dtype(delta.dtype)
-    wide, eps = delta.to(dtype), over_samples(eps, delta)
+    wide, eps = delta.to(dtype), lengths(eps, delta)
     room = None if x is None else room_in_box(delta, x, lower, upper)
     if norm == math.inf:
         limit = eps if room is None else torch.minimum(room, eps)
         result = wide.clamp(-limit, limit)
     elif norm == 2 and room is None:
         length = l2_norm(wide)
+        length = torch.where(length.isfinite(), length, math.nan)
         inside = length <= eps
         scale = torch.where(inside, 1, eps.double() / torch.where(inside, 1, length) * (1 - SLACK[dtype]))
         result = wide * scale.to(dtype)
@@ -143,12 +145,14 @@ def nearest_point(
 ) -> Tensor:
     """The nearest point to delta within the room and in the ball, whose radius counts less `slack` of it.
 
-    In float64, for all norms but inf. What is in the whole ball stays what it is.
+    In float64, for all norms but inf. What is in the whole ball stays what it is; in a ball whose radius is a
+    NaN all is NaN.
     """
     size = delta.double().abs()
     within = size if room is None else torch.minimum(size, room)
     if norm == 0:
-        within = torch.where(kept_by_l0(size, within, eps, pixels), within, 0)
+        kept = kept_by_l0(size, within, eps, pixels) & (within > 0)  # a NaN is not kept
+        within = torch.where(eps.isnan().to(size.device), math.nan, torch.where(kept, within, 0))
     else:
         within = _shrunk(size, within, room, eps, norm, slack)
     return within.copysign(delta.double())
@@ -157,11 +161,13 @@ def nearest_point(
 def room_in_box(delta: Tensor, x: Tensor, lower: float, upper: float) -> Tensor:
     """How far each element of x may go in delta's direction, >= 0, in the compute dtype.
 
-    A number of the samples' dtype with which x does not pass the bound, whatever is rounded on the way.
+    A number of the samples' dtype with which x does not pass the bound, whatever is rounded on the way; 0
+    where x is a NaN.
     """
     low, high = torch.tensor([lower, upper], dtype=x.dtype, device=x.device).double()
     down, centre = delta < 0, x.double()
-    room = torch.where(down, centre - low, high - centre).clamp(min=0).to(x.dtype)
+    room = torch.where(down, centre - low, high - centre).nan_to_num(nan=0, posinf=math.inf)
+    room = room.clamp(min=0).to(x.dtype)
     moved = torch.where(down, centre - room.double(), centre + room.double())
     passed = (moved < low) | (moved > high)
     room = torch.where(passed, torch.nextafter(room, torch.zeros_like(room)), room)
@@ -198,16 +204,17 @@ def kept_by_l0(size: Tensor, within: Tensor, eps: Tensor, pixels: bool) -> Tenso
 def _shrunk(size: Tensor, within: Tensor, room: Tensor | None, eps: Tensor, p: float, slack: float) -> Tensor:
     """The absolute values of the projection, in float64: `within` = min(size, room) if that is in the ball.
 
-    All of a sample whose norm is not a finite number is NaN.
+    All of a sample that is not finite is NaN.
     """
     if size.numel() == 0:
         return size
     radius = eps.to(size.device).expand(len(size), *[1] * (size.dim() - 1)).double().reshape(-1, 1)
     largest = size.flatten(1).amax(1, keepdim=True)
+    valid = largest.isfinite() & ~radius.isnan()
     outside = ~(lp_norm(within, p).reshape(-1, 1) <= radius)
-    out = torch.where(outside, torch.where(largest.isfinite(), 0, math.nan), within.flatten(1))
+    out = torch.where(valid, torch.where(outside, 0, within.flatten(1)), math.nan)
     aim = radius / torch.where(outside, largest, 1) * (1 - slack)
-    rows = (outside & largest.isfinite() & (aim > 0)).squeeze(1).nonzero().squeeze(1)
+    rows = (outside & valid & (aim > 0)).squeeze(1).nonzero().squeeze(1)
     if len(rows) > 0:
         scale = largest[rows]
         limit = None if room is None else room.double().flatten(1)[rows] / scale

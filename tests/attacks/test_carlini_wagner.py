@@ -278,6 +278,15 @@ def test_progress_rises_to_all_steps(norm):
     assert reports[-1] == (60, 60)
 
 
+@pytest.mark.parametrize("norm", [2, math.inf, 0])
+@pytest.mark.parametrize("search_steps", [1, 2, None])
+def test_a_single_step_is_taken_and_judged(norm, search_steps):
+    model, x, y, _ = linear()
+    result = CarliniWagner(norm=norm, steps=1, search_steps=search_steps, lr=1, c_init=100).run(model, x, y)
+    assert result.success.all()
+    assert (model(result.x_adv).argmax(1) != y).all()
+
+
 def test_norms_have_names():
     for name, norm in (("l2", 2), ("linf", math.inf), ("l0", 0)):
         assert CarliniWagner(norm=name) == CarliniWagner(norm=norm)

@@ -370,6 +370,7 @@ REFUSED = [
     ({"y": [0, 1]}, TypeError, "y must be an int64 tensor, got list"),
     ({"y": torch.tensor([0, 1, 2])}, ValueError, r"y must have shape \[2\], got \[3\]"),
     ({"y": torch.tensor([0, 5])}, ValueError, "y must be classes 0 .. 4, got 0 .. 5"),
+    ({"target": True}, TypeError, "target must be an int64 tensor, got bool"),
     ({"target": torch.tensor([-1, 0])}, ValueError, "target must be classes 0 .. 4, got -1 .. 0"),
     ({"ids": torch.tensor([0, 1, 2])}, ValueError, r"ids must have shape \[2\], got \[3\]"),
     ({"model": lambda x: x.sum(1)}, ValueError, r"model must return logits \[2, K\] with K >= 2, got \[2\]"),
@@ -411,6 +412,10 @@ def test_a_model_that_lets_no_gradient_through_is_refused_unless_gradients_come_
         ({"bounds": (1.0, 0.0)}, r"bounds must be \(lower, upper\)"),
         ({"autocast": torch.int8}, "autocast must be torch.float16, torch.bfloat16 or None"),
         ({"chunk": 0}, "chunk must be an integer of at least 1, got 0"),
+        ({"chunk": True}, "chunk must be an integer of at least 1, got True"),
+        ({"seed": True}, r"seed must be an int in \[0, 2\^63\) or a Generator, got True"),
+        ({"eps": 10.7, "norm": 0}, "eps counts elements for norm 0 and must be a whole number, got 10.7"),
+        ({"eps": 0.5, "norm": "l0"}, "eps counts elements for norm 0 and must be a whole number, got 0.5"),
         ({"loss": "hinge"}, "loss must be a callable or one of ce, margin, dlr, logit_gap, got 'hinge'"),
     ],
 )

@@ -255,6 +255,7 @@ def test_awkward_files_are_attacked_or_skipped_and_never_end_the_run(tmp_path, m
         (["x.png", "--norm", "0.5"], r"--norm: expected inf, 2, 1, 0 or another number .*, got '0.5'"),
         (["x.png", "--norm", "two"], r"--norm: expected inf, 2, 1, 0 or another number .*, got 'two'"),
         (["x.png", "--norm", "l0", "--eps", "0.5"], r"--eps: for norm 0 it counts elements"),
+        (["x.png", "--norm", "0", "--eps", "10.7"], r"expected a whole number of at least 1, got '10.7'"),
         (["x.png", "--steps", "0"], r"--steps"),
         (["x.png", "--steps", "many"], r"--steps"),
         (["x.png", "--device", "gpu"], r"--device: cannot use 'gpu'"),

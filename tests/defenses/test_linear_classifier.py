@@ -128,6 +128,18 @@ def test_the_samples_stay_as_they_were_and_may_be_lists_or_integers():
     np.testing.assert_array_equal(X, before)
 
 
+@pytest.mark.parametrize("names", [TWO, THREE])
+def test_a_score_counts_samples_by_their_weights(names):
+    X, y = data(names)
+    classifier = RobustLinearClassifier(eps=0.1).fit(X, y)
+    right, weight = classifier.predict(X) == y, np.arange(len(X))
+    assert classifier.score(X, y, sample_weight=weight) == pytest.approx(
+        (right * weight).sum() / weight.sum()
+    )
+    assert classifier.score(X, y, right) == 1
+    assert classifier.score(X, y, np.ones(len(X))) == pytest.approx(classifier.score(X, y))
+
+
 X, Y = [[0.0, 1.0], [1.0, 0.0]], [0, 1]
 
 
@@ -145,6 +157,16 @@ X, Y = [[0.0, 1.0], [1.0, 0.0]], [0, 1]
         (lambda c: c.fit(X, [math.nan, 1.0]), "fit: y must not be NaN"),
         (lambda c: c.fit(X, Y).score(X, [[0], [1]]), "score: y must have shape [2] as X has rows"),
         (lambda c: c.fit(X, Y).score(X, [0]), "score: y must have shape [2] as X has rows, got [1]"),
+        (lambda c: c.fit(X, Y).score(X, Y, [1]), "score: sample_weight must be [2] numbers of at least 0"),
+        (
+            lambda c: c.fit(X, Y).score(X, Y, [1, -1]),
+            "score: sample_weight must be [2] numbers of at least 0",
+        ),
+        (lambda c: c.fit(X, Y).score(X, Y, [0, 0]), "score: sample_weight must be [2] numbers of at least 0"),
+        (
+            lambda c: c.set_params(solver="sgd", seed=None).fit(X, Y),
+            "fit_sgd: seed must be an int in [0, 2^63)",
+        ),
         (lambda c: c.fit(X, Y).robust_score(X, [[0], [1]]), "certify: y must have shape [2] as X has rows"),
         (lambda c: c.fit(X, Y).robust_score(X, Y, -1), "robust_score: eps must be finite and at least"),
         (lambda c: c.fit(X, Y).robust_score(X, Y, math.nan), "robust_score: eps must be finite and at least"),

@@ -184,7 +184,45 @@ def test_bad_settings_are_refused(fit, change, message):
     ("fit", "setting"),
     [(fit_lbfgs, "max_iter"), (fit_sgd, "epochs"), (fit_sgd, "batch_size")],
 )
-def test_counts_below_one_are_refused(fit, setting):
+@pytest.mark.parametrize("bad", [0, 1.5, True])
+def test_counts_below_one_are_refused(fit, setting, bad):
     x, y = data()
-    with pytest.raises(ValueError, match=f"^{fit.__name__}: {setting} must be at least 1, got 0"):
-        fit(x, y, eps=0.1, **{setting: 0})
+    with pytest.raises(
+        ValueError, match=f"^{fit.__name__}: {setting} must be an integer of at least 1, got {bad}"
+    ):
+        fit(x, y, eps=0.1, **{setting: bad})
+
+
+@pytest.mark.parametrize("bad", [None, 1.5, -1, True, 2**63])
+def test_a_seed_that_is_none_is_refused(bad):
+    with pytest.raises(
+        ValueError, match=r"^fit_sgd: seed must be an int in \[0, 2\^63\) or a Generator, got"
+    ):
+        fit_sgd(*data(), eps=0.1, seed=bad)
+
+
+def test_the_same_seed_gives_the_same_weights_whatever_kind_of_number_it_is():
+    expected = fit_sgd(*data(), eps=0.1, epochs=2, batch_size=7, seed=3)
+    for actual, same in zip(
+        fit_sgd(*data(), eps=0.1, epochs=2, batch_size=7, seed=np.int64(3)), expected, strict=True
+    ):
+        assert torch.equal(actual, same)
+    other, _ = fit_sgd(*data(), eps=0.1, epochs=2, batch_size=7, seed=torch.Generator().manual_seed(3))
+    assert not torch.equal(other, expected[0])
+
+
+@pytest.mark.parametrize("norm", [1, 1.5, 2, math.inf])
+@pytest.mark.parametrize("scale", [1e-300, 1e-160, 1e100])
+def test_the_minimum_is_found_in_whatever_units_the_samples_are(scale, norm):
+    x, y = data()
+    w, b = fit_lbfgs(x, y, eps=0.1, norm=norm)
+    scaled, shift = fit_lbfgs(x * scale, y, eps=0.1 * scale, norm=norm)
+    torch.testing.assert_close(scaled * scale, w, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(shift, b, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("norm", [2, math.inf])
+def test_weights_that_no_float_can_hold_are_refused(norm):
+    x, y = data()
+    with pytest.raises(ValueError, match=r"^fit_lbfgs: the weights are no longer finite: .* scale x up$"):
+        fit_lbfgs(x * 1e-310, y, eps=1e-311, norm=norm)

@@ -31,6 +31,9 @@ def three(**replaced):
         ),
         ({"x_adv": torch.tensor(1.0)}, RuntimeError, "x_adv must have a batch dimension, got a scalar"),
         ({"eps": -0.1}, ValueError, "eps must be at least 0, got -0.1"),
+        ({"eps": True}, TypeError, "eps must be a number or a tensor, got True"),
+        ({"step_size": True}, TypeError, "step_size must be a number or a tensor, got True"),
+        ({"norm": 1, "spread": True}, TypeError, "spread must be an integer, got True"),
         ({"eps": "2/255"}, TypeError, "eps must be a number or a tensor, got '2/255'"),
         (
             {"norm": "inf"},
@@ -100,6 +103,22 @@ def test_a_place_for_the_best_iterates_that_does_not_fit_is_refused(keep, messag
             RuntimeError,
             r"project: eps must have shape",
         ),
+        (
+            lambda: ops.random_in_ball(torch.zeros(2, 3), 0.1, seed=True),
+            ValueError,
+            r"random_in_ball: seed must be in \[0, 2\^63\), its offset in \[0, 2\^32\), got True",
+        ),
+        (lambda: ops.kwta(torch.zeros(2, 3), True), TypeError, "kwta: k must be an integer, got True"),
+        (
+            lambda: ops.add_noise(torch.zeros(2, 3), True, seed=0, scale=1.0),
+            TypeError,
+            "add_noise: draws must be an integer, got True",
+        ),
+        (
+            lambda: ops.add_noise(torch.zeros(2, 3), 2, seed=0, scale=True),
+            ValueError,
+            "add_noise: scale must be",
+        ),
         (lambda: ops.steepest(torch.zeros(3).int(), 2), RuntimeError, "steepest: grad must be float32"),
         (
             lambda: ops.steepest(torch.zeros(2, 3), 0),
@@ -126,6 +145,17 @@ def test_a_place_for_the_best_iterates_that_does_not_fit_is_refused(keep, messag
 def test_an_operator_refuses(call, error, message, backend):
     with pytest.raises(error, match=rf"fastadv::{message}"):
         call()
+
+
+@pytest.mark.usefixtures("native")
+@pytest.mark.parametrize("device", ["cpu", "meta"])
+@pytest.mark.parametrize("bounds", [(0.0, 1.0), (None, 1.0), (0.0, None)])
+def test_the_projection_itself_refuses_bounds_without_x(bounds, device):
+    delta, eps = torch.zeros(2, 3, device=device), torch.tensor(1.0)
+    message = r"^fastadv::project: lower and upper are bounds of x \+ u: give x too"
+    with pytest.raises(RuntimeError, match=message):
+        torch.ops.fastadv.project(delta, eps, 2.0, None, *bounds)
+    torch.ops.fastadv.project(delta, eps, 2.0, torch.zeros_like(delta), *bounds)
 
 
 @pytest.mark.usefixtures("native")
