@@ -11,7 +11,7 @@ FASTADV_HD T linf_update(C x_adv, C x, C grad, C eps, C step_size, C lower, C up
   const C delta = x_adv - x;
   const C moved = delta + step_size * (Steepest ? sign(grad) : grad);
   const C kept = moved == moved ? moved : delta;  // a NaN gradient moves nothing
-  return place<T>(x, clamp(kept, -eps, eps), eps, lower, upper);
+  return place<T>(x, within(kept, eps), eps, lower, upper);
 }
 
 /// What a norm is taken to be off by, relative to the numbers that went into it, so that rounding (of
@@ -80,7 +80,7 @@ FASTADV_HD L2Step<C> l2_step(double gg, double dg, double dd, C eps, C step_size
 
 template <class T, class C = Compute<T>>
 FASTADV_HD T linf_project(C delta, C eps) {
-  return round_within<T>(clamp(delta, -eps, eps), C(0), eps);
+  return round_within<T>(within(delta, eps), C(0), eps);
 }
 
 template <class T, class C = Compute<T>>

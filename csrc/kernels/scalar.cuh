@@ -196,12 +196,18 @@ FASTADV_HD T narrow_within(double value, double limit) {
   return std::fabs(static_cast<double>(widen(nearest))) > limit ? towards_zero(nearest) : nearest;
 }
 
-/// A NaN gives NaN, as the value or a limit: what is no number must not pass for a bound, nor for no limit.
+/// Between limits, which are no NaN; a value that is one stays one: it must not pass for a bound.
 template <class C>
 FASTADV_HD C clamp(C value, C lower, C upper) {
-  const C raised = value >= lower ? value : lower;
-  const C bounded = raised <= upper ? raised : upper;
-  return value == value ? bounded : value;
+  const C raised = value < lower ? lower : value;
+  return raised > upper ? upper : raised;
+}
+
+/// At most `radius` in size. A NaN stays one, and so does a radius that is one: it is not no limit.
+template <class C>
+FASTADV_HD C within(C value, C radius) {
+  const C inside = clamp(value, -radius, radius);
+  return radius == radius ? inside : radius;
 }
 
 /// x + delta in the box, rounded so that no element is farther than `limit` from x.
