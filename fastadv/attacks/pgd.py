@@ -49,7 +49,7 @@ class PGD:
         step_size: length of a step in the units of x (float or [B]), or a schedule
             (step, steps) -> fraction of eps; None is `StepDecay()`. For norm 0 the fraction is of
             sqrt(eps) * (upper - lower), the l2 length of the longest change (bounds=None: of sqrt(eps)).
-        rule: "steepest" or "gradient"; see `fastadv.ops.pgd_step`. For norms other than 0, 1, 2 and inf some
+        rule: "steepest" or "gradient"; see `fastadv.ops.pgd_step`. For norms other than 2 and inf some
             "steepest" steps go along the gradient instead, and further: `attacks.lp_steps` says why.
         spread: norm 1 only: the fraction of a sample's elements, in [0, 1], that share a step at least (one
             element does in any case), or a schedule (step, steps) -> fraction; None is `SpreadDecay()`.

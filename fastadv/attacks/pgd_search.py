@@ -78,7 +78,7 @@ class Search:
                 z, grad = self.slope(z, restart, step)
                 if len(z) > 0:
                     grad, step_size, rule = grad.to(self.dtype), self.step_size(step), attack.rule
-                    length = gradient_length(self.norm, step, attack.steps)
+                    length = gradient_length(self.norm, step, attack.steps, keeps_best=attack.keep == "best")
                     if rule == "steepest" and length > 0:
                         grad, step_size, rule = (
                             of_unit_length(grad, self.norm),
