@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from fastadv import FGSM, PGD, CarliniWagner
-from tests.attacks.nets import BatchInvariant, samples
+from tests.attacks.nets import BatchInvariant, Recorder, samples
 
 SIZE = 40
 
@@ -60,6 +60,62 @@ def test_the_l1_attack_gets_as_close_as_its_last_step_in_the_box_as_well():
     left = (3 - (room.cumsum(1) - room)).clamp(min=0)
     best = (torch.minimum(room, left) * w.abs().sort(descending=True).values).sum(1)
     assert torch.allclose(found, best, rtol=1e-3)
+
+
+def in_the_box(size, peaked):
+    """(model, w, room for its worst in the box, x) of a linear model on samples all over the box."""
+    generator = torch.Generator().manual_seed(size)
+    w = torch.randn(size, generator=generator, dtype=torch.float64)
+    w = w**3 if peaked else w.sign() * (1 + 0.1 * w.abs())
+    x = samples(16, size, dtype=torch.float64)
+    return (
+        lambda x: torch.stack((x.double() @ w, torch.zeros_like(w[0]).expand(len(x))), 1),
+        w,
+        torch.where(w > 0, x, 1 - x),
+        x,
+    )
+
+
+@pytest.mark.parametrize("eps", [1.0, 0.05, 0.2])
+@pytest.mark.parametrize("peaked", [False, True])
+@pytest.mark.parametrize("size", [40, 300])
+def test_l1_is_within_a_third_of_a_percent_of_the_worst_case_in_ball_and_box(size, peaked, eps):
+    model, w, room, x = in_the_box(size, peaked)
+    eps = eps if eps == 1 else eps * size
+    attack = PGD(eps=eps, norm="l1", loss="margin", early_stop=False)
+    found = (x - attack(model, x, torch.zeros(16, dtype=torch.int64))) @ w
+    order = w.abs().argsort(descending=True)
+    left = (eps - (room[:, order].cumsum(1) - room[:, order])).clamp(min=0)
+    best = torch.minimum(room[:, order], left) @ w.abs()[order]
+    assert (found <= best * (1 + 1e-9)).all()
+    assert (found >= best * (1 - 1 / 300)).all()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("steps", [12, 40])
+@pytest.mark.parametrize("eps", [2, 0.1, 0.3])
+@pytest.mark.parametrize("peaked", [False, True])
+@pytest.mark.parametrize("size", [40, 300])
+def test_l0_reaches_the_worst_case_in_ball_and_box(size, peaked, eps, steps, dtype):
+    model, w, room, x = in_the_box(size, peaked)
+    eps = eps if eps == 2 else int(eps * size)
+    attack = PGD(eps=eps, norm="l0", steps=steps, loss="margin", early_stop=False)
+    x_adv = attack(model, x.to(dtype), torch.zeros(16, dtype=torch.int64))
+    best = (room * w.abs()).topk(eps, dim=1).values.sum(1)
+    assert torch.allclose((x - x_adv) @ w, best, rtol=1e-4 if dtype == torch.float32 else 1e-9)
+
+
+@pytest.mark.parametrize(("norm", "length"), [(0, 2), (1, 1)])
+@pytest.mark.parametrize(("keep", "long"), [("last", 0), ("best", 2)])
+def test_the_last_twelfth_of_the_steps_is_long_unless_the_last_iterate_is_kept(norm, length, keep, long):
+    model, x = Recorder(BatchInvariant(30)), 0.4 + 0.2 * samples(4, 30)
+    attack = PGD(eps=30, norm=norm, step_size=0.1, steps=24, random_start=False, early_stop=False, keep=keep)
+    x_adv = attack(model, x, torch.zeros(4, dtype=torch.int64))
+    iterates = torch.stack(model.inputs + ([x_adv] if keep == "last" else []))
+    moves = iterates.diff(dim=0).norm(p=length, dim=2).amax(1)
+    assert len(moves) == 24
+    assert (moves[: 24 - long] <= 0.1 * (1 + 1e-5)).all()
+    assert long == 0 or moves[24 - long] > 0.2
 
 
 def test_the_distance_of_norm_0_counts_elements_or_pixels():

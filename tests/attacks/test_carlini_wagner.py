@@ -101,6 +101,25 @@ def test_l0_is_exact_where_all_choices_can_be_tried(features):
         assert (result.x_adv[i] != x[i]).sum() == result.distance[i]
 
 
+@pytest.mark.parametrize("pixels", [False, True])
+@pytest.mark.parametrize("seed", range(5))
+def test_l0_is_exact_on_linear_models_anywhere_in_the_box(seed, pixels):
+    """The fewest are the first, by what they can add to the margin, that add up to what is asked."""
+    model = TwoClasses(12, seed)
+    x = samples(10, 3, 2, 2, seed=seed)
+    logits = model(x).detach()
+    y, margin = logits.argmax(1), (logits[:, 0] - logits[:, 1]).abs()
+    w = model.difference().reshape(3, 2, 2)
+    gains = torch.where((w > 0) == (y == 1).reshape(-1, 1, 1, 1), 1 - x, x) * w.abs()
+    gains = (gains.sum(1) if pixels else gains).flatten(1).sort(descending=True).values.cumsum(1)
+    asked = margin + 0.4  # so that several are needed
+    fewest = 1 + (gains <= asked[:, None] * (1 + 1e-3)).sum(1)
+    result = CarliniWagner(norm=0, steps=200, pixels=pixels, confidence=0.4).run(model, x, y)
+    assert torch.equal(result.success, fewest <= gains.shape[1])
+    assert result.success.any()
+    assert torch.equal(result.distance[result.success], fewest[result.success].double())
+
+
 def test_l0_counts_pixels_or_elements():
     torch.manual_seed(0)
     model = nn.Sequential(nn.Flatten(), nn.Linear(3 * 4 * 4, 3)).requires_grad_(False)

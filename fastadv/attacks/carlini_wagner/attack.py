@@ -66,8 +66,9 @@ class CarliniWagner:
       of the distance found; without one c grows, and at its largest tau goes back half-way, until it is
       known to 1%.
     - 0 (VI-B): the squared distance, with fewer and fewer elements that may change: after a success those
-      that matter least, by |change| * |gradient|, stay as they are in x. Where that goes wrong, c grows, and
-      at its largest half as many are tried, until a single one is too many.
+      that matter least, by |gradient| * room in the box (as published: * |change|), stay as they are in x.
+      Where that goes wrong, c grows, and at its largest half as many are tried, until a single one is too
+      many.
 
     Here every sample has its own c, tau, elements and end: batch mates change nothing, and samples that are
     done leave the work. A descent that does not gain 0.01% in a tenth of its steps (at least 15, if it has

@@ -68,9 +68,10 @@ class L0Search(Search):
         return success
 
     def note(self, d: Descent, index: Tensor, slope: Tensor | None) -> None:
-        """Keep what each element's change is worth, by its gradient, where there is a success."""
+        """Keep what each element can do at most, its gradient times its room, where there is a success."""
         assert slope is not None
         index = index[d.found[index]]
-        x = d.problem.x[index]
-        worth = ((d.best[index] - x) * slope[index]).abs().to(compute_dtype(x.dtype))
+        x, slope = d.problem.x[index], slope[index]
+        lower, upper = self.attack.bounds
+        worth = (torch.where(slope > 0, upper - x, x - lower) * slope.abs()).to(compute_dtype(x.dtype))
         self.matters[d.rows[index]] = worth if self.dims is None else worth.sum(self.dims, keepdim=True)
