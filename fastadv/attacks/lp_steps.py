@@ -18,15 +18,15 @@ def gradient_length(norm: float, step: int, steps: int, *, keeps_best: bool) -> 
     gradient only finish them. The first step is always steepest, so that FGSM is one step of PGD.
 
     In norms 1 and 0 the last twelfth of the steps is long: only then do elements change places that have
-    got theirs by an earlier step. Such a step lands where the loss would be highest if it were linear, so it
-    is a candidate for the best iterate, and where the last is kept there is none.
+    got theirs by an earlier step. Such steps, and those of the last sixth below 2, land where the loss would
+    be highest if it were linear: candidates for the best iterate, and none where the last is kept.
     """
     if norm in (2, math.inf) or step == 0:
         return 0.0
     if norm > 2:
         return 32.0 if 3 * step >= 2 * steps else 0.0
     if norm > 1:
-        return 64 / (norm - 1) if 6 * step >= 5 * steps else 16.0
+        return 64 / (norm - 1) if keeps_best and 6 * step >= 5 * steps else 16.0
     if not keeps_best or step < steps - steps // 12:
         return 0.0
     return 256.0 if norm == 1 else 1e5

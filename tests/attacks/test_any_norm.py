@@ -118,6 +118,19 @@ def test_the_last_twelfth_of_the_steps_is_long_unless_the_last_iterate_is_kept(n
     assert long == 0 or moves[24 - long] > 0.2
 
 
+@pytest.mark.parametrize("keep", ["last", "best"])
+def test_steps_below_norm_2_are_16_step_sizes_long_and_at_the_end_longer_for_the_best(keep):
+    model, x = Recorder(BatchInvariant(30)), 0.4 + 0.2 * samples(4, 30)
+    attack = PGD(eps=30, norm=1.5, step_size=0.02, steps=24, random_start=False, early_stop=False, keep=keep)
+    x_adv = attack(model, x, torch.zeros(4, dtype=torch.int64))
+    iterates = torch.stack(model.inputs + ([x_adv] if keep == "last" else []))
+    moves = iterates.diff(dim=0).norm(p=1.5, dim=2).amax(1)
+    usual = 16 * 0.02 * (1 + 1e-5)
+    assert len(moves) == 24
+    assert (moves[:20] <= usual).all()
+    assert (moves[20:] > usual).any() == (keep == "best")
+
+
 def test_the_distance_of_norm_0_counts_elements_or_pixels():
     model = BatchInvariant(2 * 9)
     x = samples(4, 2, 9)
