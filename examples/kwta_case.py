@@ -171,7 +171,7 @@ class Case:
     """The nets, what is done to them, and the study that keeps what came of it."""
 
     def __init__(self, settings: Settings, study: Study, trained_on: Images, held_out: Images) -> None:
-        """Images as `load_images` returns them."""
+        """Images to train on, and others to attack."""
         self.settings = settings
         self.study = study
         self.trained_on = trained_on
