@@ -58,8 +58,8 @@ def main(
         raise typer.BadParameter(f"--images: {wanted} are more than the {studies.HELD_OUT} held out")
     workers = workers or studies.cores()
     with studies.errors_by_option():
-        images = settings.train_images
-        data_set = studies.digits(images) if data is None else studies.fashion_mnist(images, data)
+        n = settings.train_images
+        data_set = studies.digits(n) if data is None else studies.fashion_mnist(n, data)
         case = Case(settings, Study(out, asdict(settings), studies.about(workers)), *data_set)
         stages = {"training": case.trainings(), "attacking": case.attacks()}
         studies.run(case.study, stages, workers)

@@ -23,8 +23,9 @@ from fastadv.evaluation.study import Study
 from fastadv.models import datasets, mnist_lenet5
 from fastadv.models.datasets import CLASSES, Images
 from odds_attacks import CLEAN, EOT_MATCHING, EVASION, MATCHING, QUICK, STOPPING, Settings, pgd_name
-from odds_case import MAIN, Case, Subject
+from odds_case import Case, Subject
 from odds_report import report
+from odds_verdicts import MAIN
 
 app = typer.Typer(cls=OneLineErrors, add_completion=False)
 

@@ -16,8 +16,9 @@ from fastadv.evaluation.study import Study
 from fastadv.models import datasets, mnist_lenet5
 from fastadv.models.datasets import Images
 from odds_attacks import CLEAN, EOT_MATCHING, EVASION, MATCHING, QUICK, Row, Settings, table_rows
-from odds_case import HELD_OUT, MAIN, VARIANTS, Case, Scored, Subject
+from odds_case import HELD_OUT, Case, Subject
 from odds_splits import false_positives, summary
+from odds_verdicts import MAIN, VARIANTS, Scored
 from tests.examples.runs import ROOT, assert_goes_on, assert_refused, whole_run
 
 
