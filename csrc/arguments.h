@@ -1,5 +1,9 @@
 // What every operator does with its tensors before a kernel sees pointers: checks, layout, dtype.
 //
+// The operators themselves are in bindings/, by family, each once for every backend: a function template
+// checks its tensors, arranges them in memory, and hands a Kernel plain pointers. A backend's file defines
+// that Kernel, and registers the function with it.
+//
 // Uses only LibTorch's stable ABI, so one build serves every torch from 2.11 on.
 #pragma once
 

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from functools import partial
 from itertools import chain
 from pathlib import Path
-from threading import Lock
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -20,6 +19,7 @@ from fastadv.evaluation.robustness import Held
 from fastadv.evaluation.study import OnStep, Part, Study
 from fastadv.models import CifarResNet
 from fastadv.models.datasets import Images
+from kept_nets import drawn, keep, predict, restore
 
 Training = Literal["natural", "adversarial"]
 TRAININGS: tuple[Training, ...] = ("natural", "adversarial")
@@ -171,12 +171,11 @@ class Case:
     """The nets, what is done to them, and the study that keeps what came of it."""
 
     def __init__(self, settings: Settings, study: Study, trained_on: Images, held_out: Images) -> None:
-        """Images as `load_images` returns them."""
+        """Images to train on, and others to attack."""
         self.settings = settings
         self.study = study
         self.trained_on = trained_on
         self.held_out = held_out
-        self.drawing = Lock()
 
     def nets(self, training: Training) -> dict[str, list[Net]]:
         """The nets of a table: one for each seed, by activation."""
@@ -243,11 +242,8 @@ class Case:
                 on_epoch=partial(self.anneal, model) if net.activation == ANNEALED else lambda epoch: None,
                 on_step=on_step,
             )
-            path = self.weights(net)
-            path.parent.mkdir(exist_ok=True)
-            torch.save(model.state_dict(), path.with_suffix(".part"))
-            path.with_suffix(".part").replace(path)
-            right = predict(model, self.held_out.x) == self.held_out.y
+            keep(model, self.weights(net))
+            right = predict(model, self.held_out.x, ROWS) == self.held_out.y
             return {"right": int(right.sum()), "n": len(right)}
 
         passes = 4 + (3 * s.inner_steps if net.training == "adversarial" else 0)
@@ -258,9 +254,7 @@ class Case:
         """The net with random weights: for one seed the same, whatever the activation."""
         gamma = self.settings.start_gamma if net.activation == ANNEALED else self.settings.gamma
         activation = nn.ReLU if net.activation == RELU else partial(KWTA, gamma)
-        # The global generator, from which weights are drawn, belongs to all threads.
-        with self.drawing, torch.random.fork_rng(devices=[]):
-            torch.manual_seed(net.seed)
+        with drawn(net.seed):
             return CifarResNet(net.blocks, net.width, in_channels=1, activation=activation)
 
     def anneal(self, model: nn.Module, epoch: int) -> None:
@@ -275,9 +269,7 @@ class Case:
 
     def load(self, net: Net) -> nn.Module:
         """A trained net, in eval mode."""
-        model = self.build(net)
-        model.load_state_dict(torch.load(self.weights(net), weights_only=True))
-        return model.eval()
+        return restore(self.build(net), self.weights(net))
 
     def attacks(self) -> list[Part]:
         """A part for each line of the plan."""
@@ -293,7 +285,7 @@ class Case:
             source = self.load(self.surrogate(net)) if row.through == "surrogate" else disguised(model, row)
             x_adv = row.attack(source, x, y, on_step=on_step)
             inside = (x_adv - x).abs().flatten(1).amax(1) <= self.settings.eps
-            held = (predict(model, x) == y) & ((predict(model, x_adv) == y) | ~inside)
+            held = (predict(model, x, ROWS) == y) & ((predict(model, x_adv, ROWS) == y) | ~inside)
             return {"held": "".join(str(int(flag)) for flag in held)}
 
         spec = f"{row.attack} through {row.through}, {images} images"
@@ -339,9 +331,3 @@ def disguised(model: nn.Module, row: Row) -> nn.Module:
         if isinstance(module, nn.ReLU | KWTA) and name != "stem.relu":
             model.set_submodule(name, BPDA(module, nn.ReLU() if row.through == "relu" else None))
     return model
-
-
-def predict(model: nn.Module, x: Tensor) -> Tensor:
-    """[B] int64 classes."""
-    with torch.no_grad():
-        return torch.cat([model(part).argmax(1) for part in x.split(ROWS)])

@@ -3,7 +3,6 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from threading import Lock
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -17,12 +16,15 @@ from fastadv.evaluation.statistics import Rate
 from fastadv.evaluation.study import OnStep, Part, Study
 from fastadv.models import mnist_lenet5
 from fastadv.models.datasets import CLASSES, Images
+from kept_nets import drawn, keep, predict, restore
 from minmax_linear import Errors, Training, measure, trainings, zero_against_one
 
 DIGITS, FASHION = "digits", "fashion-mnist"
 LENET5 = "LeNet5 of advertorch"
 LENET5_EPS = 0.3
 CLEAN = "clean"
+ROWS = 250
+"""So many images go through a net at a time."""
 
 
 @dataclass(frozen=True)
@@ -128,12 +130,12 @@ class TowardsEachClass:
 
     def __call__(self, model: nn.Module, x: Tensor, y: Tensor, *, on_step: OnStep) -> Tensor:
         """x_adv; samples on which nothing succeeds, or that are misclassified, come back as they are."""
-        found, standing = x.clone(), predict(model, x) == y
+        found, standing = x.clone(), predict(model, x, ROWS) == y
         for shift in range(1, CLASSES):
             index = standing.nonzero().flatten()
             if len(index) > 0:
                 x_adv = self.attack(model, x[index], y[index], target=(y[index] + shift) % CLASSES, ids=index)
-                index, x_adv = (rows[predict(model, x_adv) != y[index]] for rows in (index, x_adv))
+                index, x_adv = (rows[predict(model, x_adv, ROWS) != y[index]] for rows in (index, x_adv))
                 found[index], standing[index] = x_adv, False
             on_step(shift, CLASSES)
         return found
@@ -198,7 +200,6 @@ class Case:
         self.settings = settings
         self.study = study
         self.data = data
-        self.drawing = Lock()
 
     def stages(self) -> dict[str, list[Part]]:
         """All parts, by what is done."""
@@ -292,11 +293,8 @@ class Case:
                 after_update=lambda update: on_step(update, updates),
             )
             trainer.fit(loader, epochs)
-            path = self.weights(net)
-            path.parent.mkdir(exist_ok=True)
-            torch.save(model.state_dict(), path.with_suffix(".part"))
-            path.with_suffix(".part").replace(path)
-            predicted = predict(model, held_out.x)
+            keep(model, self.weights(net))
+            predicted = predict(model, held_out.x, ROWS)
             counts = predicted.bincount(minlength=CLASSES).tolist()
             return {"right": int((predicted == held_out.y).sum()), "n": len(predicted), "predicted": counts}
 
@@ -305,9 +303,7 @@ class Case:
 
     def build(self, seed: int) -> nn.Module:
         """The net of Wong and Kolter (ICML 2018) for MNIST, with the random weights of this seed."""
-        # The global generator, from which weights are drawn, belongs to all threads.
-        with self.drawing, torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
+        with drawn(seed):
             return nn.Sequential(
                 nn.Conv2d(1, 16, 4, stride=2, padding=1),
                 nn.ReLU(),
@@ -327,9 +323,7 @@ class Case:
         """A trained net, in eval mode."""
         if net.eps is None:
             return mnist_lenet5("adversarial")
-        model = self.build(net.seed)
-        model.load_state_dict(torch.load(self.weights(net), weights_only=True))
-        return model.eval()
+        return restore(self.build(net.seed), self.weights(net))
 
     def attacks(self) -> list[Part]:
         """A part for each net and attack."""
@@ -356,7 +350,7 @@ class Case:
             source = self.load(self.surrogate(net)) if row.through == "surrogate" else model
             x_adv = row.attack(source, x, y, on_step=on_step)
             inside = (x_adv - x).abs().flatten(1).amax(1) <= eps
-            held = (predict(model, x) == y) & ((predict(model, x_adv) == y) | ~inside)
+            held = (predict(model, x, ROWS) == y) & ((predict(model, x_adv, ROWS) == y) | ~inside)
             return {"held": "".join(str(int(flag)) for flag in held)}
 
         what = "the images as they are" if name == CLEAN else f"{row.attack} through {row.through}"
@@ -385,9 +379,3 @@ class Case:
             | {eps: self.held(nets, strongest(s), eps) for eps in sorted({*s.attacked, *s.curve})}
             for name, nets in self.nets(data).items()
         }
-
-
-def predict(model: nn.Module, x: Tensor) -> Tensor:
-    """[B] int64 classes."""
-    with torch.no_grad():
-        return torch.cat([model(part).argmax(1) for part in x.split(250)])

@@ -15,44 +15,32 @@ from typing import Annotated
 
 import torch
 import typer
-from rich.console import Console
-from rich.markdown import Markdown
 
 import studies
 from fastadv.cli.errors import OneLineErrors
 from fastadv.evaluation.detection_plots import roc_figure, score_figure
-from fastadv.evaluation.study import Study, StudyError
-from fastadv.models import ModelError, datasets, mnist_lenet5
+from fastadv.evaluation.study import Study
+from fastadv.models import datasets, mnist_lenet5
 from fastadv.models.datasets import CLASSES, Images
 from odds_attacks import CLEAN, EOT_MATCHING, EVASION, MATCHING, QUICK, STOPPING, Settings, pgd_name
-from odds_case import MAIN, Case, Subject
+from odds_case import Case, Subject
 from odds_report import report
+from odds_verdicts import MAIN
 
 app = typer.Typer(cls=OneLineErrors, add_completion=False)
 
 
 @app.callback(invoke_without_command=True)
 def main(
-    fashion: Annotated[
-        Path | None,
-        typer.Option(
-            help="Folder with the original files of Fashion-MNIST, for a net of its own beside the digits. "
-            f"Debian's package dataset-fashion-mnist puts them into {datasets.DEBIAN_FASHION_MNIST}."
-        ),
-    ] = None,
-    workers: Annotated[
-        int | None,
-        typer.Option(min=1, help="How many parts are worked on at a time.", show_default="one for each core"),
-    ] = None,
-    quick: Annotated[bool, typer.Option("--quick", help="Everything on a few images, in seconds.")] = False,
-    out: Annotated[
-        Path, typer.Option(file_okay=False, help="A new folder, or that of a run that is to go on.")
-    ] = Path("out/odds"),
+    fashion: Annotated[Path | None, studies.fashion_option("for a net of its own beside the digits")] = None,
+    workers: studies.Workers = None,
+    quick: studies.Quick = False,
+    out: studies.Out = Path("out/odds"),
 ) -> None:
     """Fit detectors to clean images, attack model and detector in every way, and say what the figures say."""
     settings = QUICK if quick else Settings()
     workers = workers or studies.cores()
-    try:
+    with studies.errors_by_option():
         subjects = load_subjects(settings, fashion)
         case = Case(settings, Study(out, asdict(settings), studies.about(workers)), subjects)
         studies.run(case.study, case.stages(), workers)
@@ -60,15 +48,8 @@ def main(
         (out / "report.md").write_text(text, encoding="utf-8")
         for subject in subjects:
             draw(case, subject, out)
-    except ModelError as error:
-        raise typer.BadParameter(str(error)) from error
-    except (StudyError, OSError) as error:
-        raise typer.BadParameter(f"--out: {error}") from error
-    console = Console()
-    console.print(Markdown(text))
-    if fashion is None:
-        console.print("Fashion-MNIST was left out: --fashion FOLDER takes it in", highlight=False)
-    console.print(f"report.md, results.json and figures are in {out}", markup=False, highlight=False)
+    left_out = [studies.FASHION_LEFT_OUT] if fashion is None else []
+    studies.show(text, *left_out, f"report.md, results.json and figures are in {out}")
 
 
 def load_subjects(settings: Settings, fashion: Path | None) -> list[Subject]:

@@ -1,24 +1,23 @@
-"""What examples/odds.py works on: models, their images, their detectors, and what these say of attacks."""
+"""What examples/odds.py does: attack models, and ask their detectors, part by part."""
 
-import math
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from threading import Lock
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from fastadv import PGD, OddsAreOdd, ops
+from fastadv import PGD, OddsAreOdd
 from fastadv.defenses import Gaps, train
 from fastadv.defenses.odds_statistics import held_out_cutoff
 from fastadv.evaluation import Roc, Samples, roc, tune
-from fastadv.evaluation.statistics import Rate
 from fastadv.evaluation.study import OnStep, Part, Study
 from fastadv.models.datasets import Images
 from fastadv.models.mnist import LeNet5
+from kept_nets import drawn, keep, predict, restore
 from odds_attacks import BATCH, CLEAN, Settings, table_rows
 from odds_splits import false_positives
+from odds_verdicts import VARIANTS, Scored, Variant, on_box, read_verdicts, verdicts
 
 HELD_OUT = "held out"
 SECONDS = 3.5e-4
@@ -41,66 +40,6 @@ class Subject(NamedTuple):
     trained_on: Images | None = None
 
 
-class Variant(NamedTuple):
-    """A way to test: noisy copies clamped to the box or not, scores by z or by |z|."""
-
-    clipped: bool
-    two_sided: bool
-
-    def __str__(self) -> str:
-        """As it is called in results.json and tables."""
-        return f"{'clipped' if self.clipped else 'unclipped'}, {'two' if self.two_sided else 'one'}-sided"
-
-
-VARIANTS = [Variant(clipped, two_sided) for clipped in (True, False) for two_sided in (False, True)]
-MAIN = VARIANTS[0]
-"""The authors' own."""
-
-
-class Scored(NamedTuple):
-    """What a detector says of the samples that an attack made.
-
-    Attributes:
-        success: [n] bool: right before the attack, and wrong after it inside the ball; of clean samples all.
-        predicted: [n] int64, the model's answers.
-        y: [n] int64, the truth.
-        score: [n] float64.
-        corrected: [n] int64, the answers were all of them flagged.
-        kept: [n] float64, the part of noisy copies to which the model gives the same answer.
-    """
-
-    success: Tensor
-    predicted: Tensor
-    y: Tensor
-    score: Tensor
-    corrected: Tensor
-    kept: Tensor
-
-    def positives(self) -> Tensor:
-        """[successes] float64: the scores that should be above the cutoff."""
-        return self.score[self.success]
-
-    def survival(self) -> float:
-        """The part of noisy copies of successes that keep their answer; there must be a success."""
-        return float(self.kept[self.success].mean())
-
-    def flagged(self, cutoff: float) -> Rate:
-        """The positives above the cutoff; there must be at least one."""
-        scores = self.positives()
-        return Rate(int((scores > cutoff).sum()), len(scores))
-
-    def unseen(self, cutoff: float) -> Rate:
-        """Successes that are not flagged, of all samples that were attacked."""
-        return Rate(int((self.success & (self.score <= cutoff)).sum()), len(self.score))
-
-    def accuracy(self, cutoff: float | None) -> Rate:
-        """Right answers among all samples, corrected where flagged; None: never corrected."""
-        answers = self.predicted
-        if cutoff is not None:
-            answers = torch.where(self.score > cutoff, self.corrected, answers)
-        return Rate(int((answers == self.y).sum()), len(self.y))
-
-
 class Case:
     """The subjects, what is done to them, and the study that keeps what came of it."""
 
@@ -110,7 +49,6 @@ class Case:
         self.study = study
         self.subjects = subjects
         self.rows = table_rows(settings)
-        self.drawing = Lock()
 
     def stages(self) -> dict[str, list[Part]]:
         """Parts by what they do; those of a stage need what the stages before it left."""
@@ -149,8 +87,7 @@ class Case:
         def compute(on_step: OnStep) -> dict[str, Any]:
             model = self.untrained()
             train(model, *trained_on, epochs=s.epochs, learning_rate=0.05, seed=s.seed, on_step=on_step)
-            torch.save(model.state_dict(), path.with_suffix(".part"))
-            path.with_suffix(".part").replace(path)
+            keep(model, path)
             return {}
 
         cost = 3 * s.epochs * len(trained_on.y) * SECONDS
@@ -158,18 +95,14 @@ class Case:
 
     def untrained(self) -> LeNet5:
         """With random weights, always the same."""
-        # The global generator, from which weights are drawn, belongs to all threads.
-        with self.drawing, torch.random.fork_rng(devices=[]):
-            torch.manual_seed(self.settings.seed)
+        with drawn(self.settings.seed):
             return LeNet5()
 
     def model(self, subject: Subject) -> nn.Module:
         """The subject's model, in eval mode."""
         if subject.make is not None:
             return subject.make()
-        model = self.untrained()
-        model.load_state_dict(torch.load(self.file("weights", subject.name), weights_only=True))
-        return model.eval()
+        return restore(self.untrained(), self.file("weights", subject.name))
 
     def file(self, folder: str, name: str) -> Path:
         """Where something is kept that results.json is no place for."""
@@ -315,18 +248,10 @@ class Case:
                 model, x, y, on_step=lambda step, steps: on_step(round(1000 * share * step / steps), 1000)
             )
             inside = (x_adv - x).abs().flatten(1).amax(1) <= row.eps
-            before, after = predict(model, x), predict(model, x_adv)
+            before, after = predict(model, x, BATCH), predict(model, x_adv, BATCH)
             fooled = (before == y) & (after != y) & inside
             success = fooled if row.eps > 0 else torch.ones_like(fooled)  # of clean images all count
-            return {
-                "success": "".join(str(int(flag)) for flag in success),
-                "predicted": digits(after),
-                **{
-                    on_box(clipped): scores(detector, x_adv)
-                    | {"kept": kept(detector, x_adv, after, s.kept_draws)}
-                    for clipped, detector in detectors.items()
-                },
-            }
+            return verdicts(detectors, x_adv, success, after, s.kept_draws)
 
         title = self.scoring_name(subject, name, variant)
         return Part(title, f"eps {row.eps:g}, {len(images.y)} images", cost, compute)
@@ -341,19 +266,8 @@ class Case:
     def scored(self, subject: Subject, name: str, variant: Variant) -> Scored:
         """What `scoring` found, as one variant sees it."""
         result = self.study[self.scoring_name(subject, name, variant)]
-        side = result[on_box(variant.clipped)]
         images = subject.held_out if name == HELD_OUT else subject.test
-        predicted = numbers(result["predicted"])
-        return Scored(
-            numbers(result["success"]).bool(),
-            predicted,
-            images.y[: len(predicted)],
-            torch.tensor(
-                [float(value) for value in side["two" if variant.two_sided else "one"].split()]
-            ).double(),
-            numbers(side["corrected"]),
-            torch.tensor([int(count) for count in side["kept"].split()]).double() / self.settings.kept_draws,
-        )
+        return read_verdicts(result, variant, images.y, self.settings.kept_draws)
 
     def cutoff(self, subject: Subject, variant: Variant, fpr: float) -> float:
         """The cutoff that the held-out images set."""
@@ -363,17 +277,6 @@ class Case:
         """Of the clean test images and an attack's successes; there must be some."""
         clean, attacked = (self.scored(subject, row, variant).positives() for row in (CLEAN, name))
         return roc(clean, attacked)
-
-
-def predict(model: nn.Module, x: Tensor) -> Tensor:
-    """[B] int64 classes."""
-    with torch.no_grad():
-        return torch.cat([model(part).argmax(1) for part in x.split(BATCH)])
-
-
-def on_box(clipped: bool) -> str:
-    """As noise that is clamped to the box, or not, is called in results.json."""
-    return "clipped" if clipped else "unclipped"
 
 
 def bounds(clipped: bool) -> tuple[float, float] | None:
@@ -388,43 +291,3 @@ def batches(images: Images, on_step: OnStep = lambda step, steps: None) -> Itera
         yield x, y
         done += len(y)
         on_step(done, len(images.y))
-
-
-def scores(detector: OddsAreOdd, x: Tensor) -> dict[str, str]:
-    """Scores, one-sided and two-sided, and the answers were all flagged, as text: short in JSON."""
-    detector.cutoff = -math.inf
-    found: dict[str, list[str]] = {"one": [], "two": []}
-    corrected = []
-    for part in x.split(BATCH):
-        gaps = detector.gaps(part)
-        for detector.two_sided, side in ((True, "two"), (False, "one")):
-            verdict = detector.judge(gaps)
-            found[side] += [f"{score:.5g}" for score in verdict.score.tolist()]
-        corrected.append(verdict.label)
-    return {
-        **{side: " ".join(values) for side, values in found.items()},
-        "corrected": digits(torch.cat(corrected)),
-    }
-
-
-def kept(detector: OddsAreOdd, x: Tensor, answers: Tensor, draws: int) -> str:
-    """How many of so many noisy copies of each image the model answers like the image itself."""
-    ((kind, scale),) = detector.noise
-    counts = torch.zeros(len(x), dtype=torch.int64)
-    for draw in range(draws):
-        # Not the detector's own draws, which begin at 0.
-        copies = ops.add_noise(
-            x, 1, kind=kind, scale=scale, bounds=detector.bounds, seed=detector.seed, first_draw=2**30 + draw
-        )
-        counts += predict(detector.model, copies[0]) == answers
-    return " ".join(map(str, counts.tolist()))
-
-
-def digits(labels: Tensor) -> str:
-    """[n] int64 in 0 .. 9 as n characters."""
-    return "".join(map(str, labels.tolist()))
-
-
-def numbers(text: str) -> Tensor:
-    """The other way round."""
-    return torch.tensor([int(character) for character in text])

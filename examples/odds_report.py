@@ -19,8 +19,9 @@ from odds_attacks import (
     STOPPING,
     pgd_name,
 )
-from odds_case import MAIN, VARIANTS, Case, Scored, Subject, Variant, on_box
+from odds_case import Case, Subject
 from odds_splits import summary
+from odds_verdicts import MAIN, VARIANTS, Scored, Variant, on_box
 
 LEVEL = 0.05
 """A p-value below it counts as a difference."""

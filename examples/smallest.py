@@ -14,18 +14,16 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import torch
 import typer
-from rich.console import Console
-from rich.markdown import Markdown
 from torch import Tensor, nn
 
 import studies
 from fastadv.cli.errors import OneLineErrors
-from fastadv.evaluation.study import OnStep, Part, Study, StudyError
-from fastadv.models import ModelError, datasets, efficientnet_lite0, mnist_lenet5
+from fastadv.evaluation.study import OnStep, Part, Study
+from fastadv.models import datasets, efficientnet_lite0, mnist_lenet5
 from fastadv.models.datasets import CLASSES, Images
 from fastadv.models.images import samples
 from smallest_attacks import Attack, Budget, attacks, missing_peers
@@ -87,33 +85,22 @@ class Subject:
 
 @app.callback(invoke_without_command=True)
 def main(
-    workers: Annotated[
-        int | None,
-        typer.Option(min=1, help="How many parts are worked on at a time.", show_default="one for each core"),
-    ] = None,
-    quick: Annotated[bool, typer.Option("--quick", help="Everything on a few images, in seconds.")] = False,
-    out: Annotated[
-        Path, typer.Option(file_okay=False, help="A new folder, or that of a run that is to go on.")
-    ] = Path("out/smallest"),
+    workers: studies.Workers = None,
+    quick: studies.Quick = False,
+    out: studies.Out = Path("out/smallest"),
 ) -> None:
     """Look for the smallest perturbation with every attack, and say how small it is and what it took."""
     if missing := missing_peers():
         raise typer.BadParameter(f"the libraries compared with are not installed: {', '.join(missing)}")
     settings = QUICK if quick else Settings()
     workers = workers or studies.cores()
-    try:
+    with studies.errors_by_option():
         subjects = load_subjects(settings)
         study = Study(out, asdict(settings), studies.about(workers))
         studies.run(study, {"attacks": list(parts(subjects))}, workers)
         text = report(study, {subject.name: len(subject.y) for subject in subjects}, list(NORMS))
         (out / "report.md").write_text(text, encoding="utf-8")
-    except ModelError as error:
-        raise typer.BadParameter(str(error)) from error
-    except (StudyError, OSError) as error:
-        raise typer.BadParameter(f"--out: {error}") from error
-    console = Console()
-    console.print(Markdown(text))
-    console.print(f"report.md and results.json are in {out}", markup=False, highlight=False)
+    studies.show(text, f"report.md and results.json are in {out}")
 
 
 def load_subjects(settings: Settings) -> list[Subject]:

@@ -1,7 +1,7 @@
 """The checks of operator arguments, shared by the wrappers, the reference and the fake kernels.
 
 They look at shapes, dtypes, devices and Python numbers only: nothing here waits for a GPU. The native
-kernels check again in C++ (csrc/bindings.h) for those who call them directly.
+kernels check again in C++ (csrc/bindings/) for those who call them directly.
 """
 
 import math

@@ -1,4 +1,4 @@
-#include "bindings.h"
+#include "bindings/noise.h"
 #include "cpu/random.h"
 #include "cpu/rows.h"
 

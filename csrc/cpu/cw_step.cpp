@@ -1,4 +1,4 @@
-#include "cw_step.h"
+#include "bindings/carlini_wagner.h"
 
 #include "cpu/rows.h"
 

@@ -5,7 +5,7 @@
 // Everything counted is an integer, so neither SIMD level nor thread count changes a result.
 #include <functional>
 
-#include "bindings.h"
+#include "bindings/kwta.h"
 #include "cpu/rows.h"
 #include "kernels/order.cuh"
 #if defined(__x86_64__)

@@ -1,4 +1,4 @@
-#include "bindings.h"
+#include "bindings/odds.h"
 #include "cpu/rows.h"
 
 namespace fastadv {

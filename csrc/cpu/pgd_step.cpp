@@ -1,6 +1,6 @@
 #include <memory>
 
-#include "bindings.h"
+#include "bindings/lp.h"
 #include "cpu/sweeps.h"
 #include "kernels/lp_ops.cuh"
 

@@ -1,4 +1,4 @@
-#include "bindings.h"
+#include "bindings/lp.h"
 #include "cpu/random.h"
 #include "cpu/sweeps.h"
 #include "kernels/lp_random_in_ball.cuh"

@@ -1,4 +1,4 @@
-#include "bindings.h"
+#include "bindings/lp.h"
 #include "cpu/sweeps.h"
 #include "kernels/lp_ops.cuh"
 

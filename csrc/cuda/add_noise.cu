@@ -1,6 +1,6 @@
 #include "kernels/add_noise.cuh"
 
-#include "bindings.h"
+#include "bindings/noise.h"
 #include "cuda/launch.h"
 
 namespace fastadv {

@@ -1,7 +1,7 @@
 #include "kernels/cw_step.cuh"
 
+#include "bindings/carlini_wagner.h"
 #include "cuda/launch.h"
-#include "cw_step.h"
 
 namespace fastadv {
 namespace {

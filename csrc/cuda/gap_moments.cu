@@ -1,6 +1,6 @@
 #include "kernels/gap_moments.cuh"
 
-#include "bindings.h"
+#include "bindings/odds.h"
 #include "cuda/launch.h"
 
 namespace fastadv {

@@ -1,6 +1,6 @@
 #include <cstdlib>
 
-#include "bindings.h"
+#include "bindings/kwta.h"
 #include "cuda/launch.h"
 #include "kernels/kwta.cuh"
 

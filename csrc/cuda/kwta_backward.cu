@@ -1,4 +1,4 @@
-#include "bindings.h"
+#include "bindings/kwta.h"
 #include "cuda/launch.h"
 #include "kernels/kwta_backward.cuh"
 

@@ -1,6 +1,6 @@
 #include "kernels/odds_score.cuh"
 
-#include "bindings.h"
+#include "bindings/odds.h"
 #include "cuda/launch.h"
 
 namespace fastadv {

@@ -1,4 +1,4 @@
-#include "bindings.h"
+#include "bindings/lp.h"
 #include "cuda/launch.h"
 #include "kernels/random_in_ball.cuh"
 

@@ -73,7 +73,7 @@ struct LpRoots {
   /// moves ln r or ln w by more than 2.
   template <int N, class Use>
   FASTADV_HD void solve_any(const double (&a)[N], const Use& use) const {
-    constexpr double kLog2E = 0x1.71547652b82fep+0, kNear = 0x1p-17;
+    constexpr double kNear = 0x1p-17;
     const double power_of_r = p - 1.0;
     double r[N], w[N];
     for (int j = 0; j < N; ++j) {
@@ -108,8 +108,7 @@ template <class T, class V>
 struct LpProject {
   static constexpr int kValues = 4;
   static constexpr int kMostSweeps = 150;
-  static constexpr double kLn2 = 0x1.62e42fefa39efp-1, kNear = 0x1p-44, kNearest = 0x1p-30,
-                          kNearBounds = 0x1p-25;
+  static constexpr double kNear = 0x1p-44, kNearest = 0x1p-30, kNearBounds = 0x1p-25;
   enum Phase { largest, norms, root };
   struct State {
     Outcome outcome;

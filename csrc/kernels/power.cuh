@@ -6,6 +6,8 @@
 
 namespace fastadv {
 
+constexpr double kLn2 = 0x1.62e42fefa39efp-1, kLog2E = 0x1.71547652b82fep+0;  // log2(e) = 1 / ln 2
+
 /// log2(x) for x >= 0, which counts as the least normal number where it is less: x = m 2^e with m in
 /// [sqrt(1/2), sqrt(2)), and ln m = 2 artanh(s) with s = (m - 1) / (m + 1), |s| < 0.172, by its series.
 FASTADV_HD double log2_of(double x) {
@@ -27,7 +29,7 @@ FASTADV_HD double log2_of(double x) {
   p = p * t + 1.0 / 5;
   p = p * t + 1.0 / 3;
   const double ln = 2.0 * s + 2.0 * (s * t) * p;
-  return exponent + ln * 0x1.71547652b82fep+0;  // 1 / ln 2
+  return exponent + ln * kLog2E;
 }
 
 /// exp(t) for |t| <= ln 2 / 2, by its series: the remainder is below 6e-9 of it in float, 5e-18 in double.
@@ -64,7 +66,7 @@ FASTADV_HD double exp2_of(double x) {
   const double low = x > -1022.0 ? x : -1022.0;
   const double inside = low < 1023.0 ? low : 1023.0;
   const double rounded = inside + 0x1.8p52;  // whose lowest bits are the nearest integer
-  const double t = (inside - (rounded - 0x1.8p52)) * 0x1.62e42fefa39efp-1;  // ln 2
+  const double t = (inside - (rounded - 0x1.8p52)) * kLn2;
   return x >= -1022.0 ? double_of(bits_of(exp_near_zero(t)) + (bits_of(rounded) << 52)) : 0.0;
 }
 
@@ -82,7 +84,7 @@ FASTADV_HD float exp_of_minus(float a) {
 FASTADV_HD double exp_of_minus(double a) {
   a = a < 707.0 ? a : 707.0;
   constexpr double kRound = 0x1.8p52, kLn2High = 0x1.62e42fefa38p-1, kLn2Low = 0x1.ef35793c7673p-45;
-  const double shifted = kRound - a * 0x1.71547652b82fep+0;
+  const double shifted = kRound - a * kLog2E;
   const double n = shifted - kRound;
   const double r = (-a - n * kLn2High) - n * kLn2Low;
   return exp_near_zero(r) * double_of((bits_of(shifted) << 52) + 0x3ff0000000000000u);

@@ -1,43 +1,25 @@
 """examples/kwta.py from end to end, and the sentences of its report."""
 
 import json
-import subprocess
-import sys
-from importlib import metadata
-from pathlib import Path
 
 import pytest
 import torch
 from torch import nn
 
-import kwta
 import kwta_report as report
 from fastadv import BPDA, FGSM, KWTA
 from fastadv.evaluation.study import Study
 from fastadv.models import CifarResNet
 from fastadv.models.datasets import Images
 from kwta_case import TRAININGS, Case, Net, Row, Settings, disguised, table_rows
-
-SCRIPT = Path(__file__).parents[2] / "examples/kwta.py"
-
-
-def run(out, *arguments):
-    command = [sys.executable, str(SCRIPT), "--quick", "--out", str(out), *arguments]
-    return subprocess.run(command, capture_output=True, text=True)
-
-
-def parts_in(folder):
-    return json.loads((folder / "results.json").read_text())["parts"]
+from tests.examples.runs import assert_goes_on, assert_refused, flags, parts_in, whole_run
 
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
     """The folder of a quick run."""
-    if "mlxtend" not in {distribution.name for distribution in metadata.distributions()}:
-        pytest.skip("not installed: mlxtend")
     out = tmp_path_factory.mktemp("kwta") / "run"
-    done = run(out)
-    assert done.returncode == 0, done.stderr
+    whole_run("kwta", out, ["mlxtend"])
     return out
 
 
@@ -71,25 +53,11 @@ def test_no_sample_holds_out_that_was_wrong_before_the_attack(finished):
 
 
 def test_a_run_that_goes_on_computes_what_is_missing_and_gives_the_same_numbers(finished, tmp_path):
-    whole = parts_in(finished)
-    lost = [name for name in whole if "ReLU, natural" in name and "seed 0" in name]
+    lost = [part for part in parts_in(finished) if "ReLU, natural" in part and "seed 0" in part]
     assert len(lost) > 5
-    results = json.loads((finished / "results.json").read_text())
-    results["parts"] = {name: part for name, part in whole.items() if name not in lost}
-    (tmp_path / "results.json").write_text(json.dumps(results))
-    (tmp_path / "weights").mkdir()
-    for path in (finished / "weights").iterdir():
-        if not path.name.startswith("ReLU, natural") or "seed 0" not in path.name:
-            (tmp_path / "weights" / path.name).write_bytes(path.read_bytes())
-    again = run(tmp_path, "--workers", "1")
-    assert again.returncode == 0, again.stderr
-    parts = parts_in(tmp_path)
-    assert parts.keys() == whole.keys()
-    for name in whole:
-        assert parts[name]["result"] == whole[name]["result"], name
-        # Its own measure of time shows that a part was kept, not computed again to the same end.
-        assert name in lost or parts[name] == whole[name]
-    assert (tmp_path / "report.md").read_text() == (finished / "report.md").read_text()
+    weights = {path.name: path for path in (finished / "weights").iterdir()}
+    kept = [path for net, path in weights.items() if not ("ReLU, natural" in net and "seed 0" in net)]
+    assert_goes_on("kwta", finished, tmp_path, lost, kept)
 
 
 @pytest.mark.parametrize(
@@ -103,11 +71,7 @@ def test_a_run_that_goes_on_computes_what_is_missing_and_gives_the_same_numbers(
     ],
 )
 def test_bad_options_are_refused_in_one_line_and_nothing_is_lost(finished, arguments, message):
-    before = (finished / "results.json").read_bytes()
-    refused = run(finished, *arguments)
-    assert refused.returncode == 2
-    assert message in refused.stderr and refused.stderr.count("\n") == 1
-    assert (finished / "results.json").read_bytes() == before
+    assert_refused("kwta", finished, arguments, message)
 
 
 @pytest.fixture
@@ -118,23 +82,6 @@ def case(tmp_path):
     x = torch.rand(12, 1, 8, 8, generator=generator)
     images = Images(x, torch.arange(12) % 10)
     return Case(settings, Study(tmp_path, {}, {}), images, images)
-
-
-def test_no_image_is_trained_on_and_attacked(monkeypatch):
-    def fashion_mnist(part, folder):
-        first = {"train": 0, "test": 100_000}[part]
-        x = torch.arange(first, first + 10_000.0).reshape(-1, 1, 1, 1)
-        return Images(x, x.flatten().long() % 10)
-
-    monkeypatch.setattr(kwta.datasets, "digits", lambda: fashion_mnist("train", None))
-    monkeypatch.setattr(kwta.datasets, "fashion_mnist", fashion_mnist)
-    for folder, shift in ((None, 0), (Path("somewhere"), 100_000)):
-        trained_on, held_out = kwta.load_images(Settings(train_images=700), folder)
-        assert (len(trained_on.y), len(held_out.y)) == (700, 1000)
-        numbers = torch.cat([trained_on.x, held_out.x]).flatten()
-        assert len(numbers.unique()) == 1700
-        assert (trained_on.x < 100_000).all() and (held_out.x >= shift).all()
-        assert torch.equal(held_out.y, held_out.x.flatten().long() % 10)
 
 
 def test_nets_of_one_seed_start_alike_whatever_their_activation_and_training(case):
@@ -194,10 +141,6 @@ def test_a_disguise_changes_the_backward_pass_alone_and_leaves_the_stem(activati
     assert not any(isinstance(module, BPDA) for module in model.modules())
     assert not torch.equal(gradients["own"], gradients["identity"])
     assert torch.equal(gradients["own"], gradients["relu"]) == (activation is nn.ReLU)
-
-
-def flags(text):
-    return torch.tensor([[mark == "1" for mark in text]])
 
 
 @pytest.mark.parametrize(

@@ -1,44 +1,23 @@
 """examples/minmax.py from end to end, and the sentences of its report."""
 
-import json
-import subprocess
-import sys
-from importlib import metadata
-from pathlib import Path
-
 import pytest
 import torch
 from torch import nn
 
-import minmax
 import minmax_report as report
 from fastadv import PGD
 from fastadv.evaluation.study import Study
 from fastadv.models.datasets import Images
 from minmax_case import DIGITS, FASHION, LENET5, QUICK, Case, Net, Settings, TowardsEachClass, table_rows
-
-SCRIPT = Path(__file__).parents[2] / "examples/minmax.py"
-
-
-def run(out, *arguments):
-    command = [sys.executable, str(SCRIPT), "--quick", "--out", str(out), *arguments]
-    return subprocess.run(command, capture_output=True, text=True)
-
-
-def parts_in(folder):
-    return json.loads((folder / "results.json").read_text())["parts"]
+from tests.examples.runs import assert_goes_on, assert_refused, flags, parts_in, whole_run
 
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
     """The folder of a quick run without Fashion-MNIST."""
-    installed = {distribution.name for distribution in metadata.distributions()}
-    if missing := {"mlxtend", "advertorch"} - installed:
-        pytest.skip(f"not installed: {', '.join(sorted(missing))}")
     out = tmp_path_factory.mktemp("minmax") / "run"
-    done = run(out)
-    assert done.returncode == 0, done.stderr
-    assert "Fashion-MNIST was left out: --fashion FOLDER takes it in" in done.stdout
+    said = whole_run("minmax", out, ["mlxtend", "advertorch"])
+    assert "Fashion-MNIST was left out: --fashion FOLDER takes it in" in said
     return out
 
 
@@ -64,48 +43,15 @@ def test_every_net_is_put_to_every_attack_and_the_report_shows_it(finished):
 
 def test_a_run_that_goes_on_computes_what_is_missing_and_gives_the_same_numbers(finished, tmp_path):
     whole = parts_in(finished)
-    lost = [name for name in whole if "PGD-trained at 0.1, seed 0" in name or "natural, L-BFGS" in name]
+    lost = [part for part in whole if "PGD-trained at 0.1, seed 0" in part or "natural, L-BFGS" in part]
     assert len(lost) > 10
-    results = json.loads((finished / "results.json").read_text())
-    results["parts"] = {name: part for name, part in whole.items() if name not in lost}
-    (tmp_path / "results.json").write_text(json.dumps(results))
-    (tmp_path / "weights").mkdir()
-    for path in (finished / "weights").iterdir():
-        if "at 0.1, seed 0" not in path.name:
-            (tmp_path / "weights" / path.name).write_bytes(path.read_bytes())
-    again = run(tmp_path, "--workers", "1")
-    assert again.returncode == 0, again.stderr
-    parts = parts_in(tmp_path)
-    assert parts.keys() == whole.keys()
-    for name in whole:
-        assert parts[name]["result"] == whole[name]["result"], name
-        assert name in lost or parts[name] == whole[name]
-    assert (tmp_path / "report.md").read_text() == (finished / "report.md").read_text()
+    kept = [path for path in (finished / "weights").iterdir() if "at 0.1, seed 0" not in path.name]
+    assert_goes_on("minmax", finished, tmp_path, lost, kept)
 
 
 def test_a_folder_without_fashion_mnist_is_refused_in_one_line_that_says_how_to_get_it(finished):
-    before = (finished / "results.json").read_bytes()
-    refused = run(finished, "--fashion", "nowhere")
-    assert refused.returncode == 2
-    assert "nowhere holds no train-images-idx3-ubyte.gz: apt install" in refused.stderr
-    assert refused.stderr.count("\n") == 1
-    assert (finished / "results.json").read_bytes() == before
-
-
-def test_no_image_is_trained_on_and_attacked(monkeypatch):
-    def images(part, folder):
-        first = {"train": 0, "test": 100_000}[part]
-        x = torch.arange(first, first + 5000.0).reshape(-1, 1, 1, 1)
-        return Images(x, x.flatten().long() % 10)
-
-    monkeypatch.setattr(minmax.datasets, "digits", lambda: images("train", None))
-    monkeypatch.setattr(minmax.datasets, "fashion_mnist", images)
-    data = minmax.load_data(Settings(train_images=700), Path("somewhere"))
-    assert list(data) == [DIGITS, FASHION]
-    for trained_on, held_out in data.values():
-        numbers = torch.cat([trained_on.x, held_out.x]).flatten()
-        assert len(numbers.unique()) == len(numbers) == 1700
-    assert (data[FASHION][0].x < 100_000).all() and (data[FASHION][1].x >= 100_000).all()
+    message = "nowhere holds no train-images-idx3-ubyte.gz: apt install"
+    assert_refused("minmax", finished, ("--fashion", "nowhere"), message)
 
 
 @pytest.fixture
@@ -150,10 +96,6 @@ def test_towards_each_class_finds_the_one_class_that_is_within_reach():
     x_adv = attack(model, x, y, on_step=lambda step, steps: None)
     assert model(x_adv)[0].argmax() == 7 and (x_adv - x).abs().max() <= 0.1
     assert torch.equal(x_adv[1], x[1])  # misclassified to begin with
-
-
-def flags(text):
-    return torch.tensor([[flag == "1" for flag in text]])
 
 
 def test_the_gain_is_a_ratio_and_without_a_survivor_a_bound_on_one():

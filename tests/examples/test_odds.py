@@ -1,9 +1,6 @@
 """examples/odds.py from end to end, and the sentences of its report."""
 
 import json
-import subprocess
-import sys
-from importlib import metadata
 from pathlib import Path
 
 import pytest
@@ -19,33 +16,18 @@ from fastadv.evaluation.study import Study
 from fastadv.models import datasets, mnist_lenet5
 from fastadv.models.datasets import Images
 from odds_attacks import CLEAN, EOT_MATCHING, EVASION, MATCHING, QUICK, Row, Settings, table_rows
-from odds_case import HELD_OUT, MAIN, VARIANTS, Case, Scored, Subject
+from odds_case import HELD_OUT, Case, Subject
 from odds_splits import false_positives, summary
-
-ROOT = Path(__file__).parents[2]
-SCRIPT = ROOT / "examples/odds.py"
-
-
-def run(out, *arguments):
-    command = [sys.executable, str(SCRIPT), "--quick", "--out", str(out), *arguments]
-    return subprocess.run(command, capture_output=True, text=True)
-
-
-def parts_in(folder):
-    return json.loads((folder / "results.json").read_text())["parts"]
+from odds_verdicts import MAIN, VARIANTS, Scored
+from tests.examples.runs import ROOT, assert_goes_on, assert_refused, whole_run
 
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
     """The folder of a quick run."""
-    installed = {distribution.name for distribution in metadata.distributions()}
-    for package in ("mlxtend", "advertorch"):
-        if package not in installed:
-            pytest.skip(f"not installed: {package}")
     out = tmp_path_factory.mktemp("odds") / "run"
-    done = run(out)
-    assert done.returncode == 0, done.stderr
-    assert "Fashion-MNIST was left out: --fashion FOLDER takes it in" in done.stdout
+    said = whole_run("odds", out, ["mlxtend", "advertorch"])
+    assert "Fashion-MNIST was left out: --fashion FOLDER takes it in" in said
     return out
 
 
@@ -96,23 +78,9 @@ def test_the_scores_in_the_study_are_those_of_the_detector(finished, case):
 
 
 def test_a_run_that_goes_on_computes_what_is_missing_and_gives_the_same_numbers(finished, tmp_path):
-    whole = parts_in(finished)
     lost = ["digits: fitting, clipped", f"digits: {MATCHING}", f"digits: {EVASION}, {MAIN}"]
-    results = json.loads((finished / "results.json").read_text())
-    results["parts"] = {name: part for name, part in whole.items() if name not in lost}
-    (tmp_path / "results.json").write_text(json.dumps(results))
-    (tmp_path / "detectors").mkdir()
-    kept = "digits, unclipped.safetensors"
-    (tmp_path / "detectors" / kept).write_bytes((finished / "detectors" / kept).read_bytes())
-    again = run(tmp_path, "--workers", "1")
-    assert again.returncode == 0, again.stderr
-    parts = parts_in(tmp_path)
-    assert parts.keys() == whole.keys()
-    for name in whole:
-        assert parts[name]["result"] == whole[name]["result"], name
-        # Its own measure of time shows that a part was kept, not computed again to the same end.
-        assert name in lost or parts[name] == whole[name]
-    assert (tmp_path / "report.md").read_text() == (finished / "report.md").read_text()
+    kept = [finished / "detectors/digits, unclipped.safetensors"]
+    assert_goes_on("odds", finished, tmp_path, lost, kept)
 
 
 def test_over_divisions_of_like_samples_the_mean_rate_is_the_target():
@@ -136,12 +104,8 @@ def test_a_summary_of_divisions_counts_those_within_three_standard_deviations():
 
 
 def test_bad_options_are_refused_in_one_line_and_nothing_is_lost(finished):
-    before = (finished / "results.json").read_bytes()
-    refused = run(finished, "--fashion", "nowhere")
-    assert refused.returncode == 2
-    assert "nowhere holds no train-images-idx3-ubyte.gz: apt install" in refused.stderr
-    assert refused.stderr.count("\n") == 1
-    assert (finished / "results.json").read_bytes() == before
+    message = "nowhere holds no train-images-idx3-ubyte.gz: apt install"
+    assert_refused("odds", finished, ("--fashion", "nowhere"), message)
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-// The binding of cw_step_; see bindings.h. A backend's Kernel has
+// The binding of cw_step_; see arguments.h. A backend's Kernel has
 //   template <class T, bool Hinge> static void run(const CwStepArgs<T>&, const Tensor& x_adv);
 #pragma once
 
