@@ -3,13 +3,12 @@
 import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
-from numbers import Integral
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
-from fastadv._checks import compute_dtype
+from fastadv._checks import compute_dtype, is_integer
 from fastadv.attacks.attack import refuse_class
 from fastadv.attacks.gradients import Estimator, Forward, Objective, add_in_order, backpropagated, chunks
 from fastadv.attacks.randomness import Randomness, Step
@@ -62,11 +61,11 @@ class EOT(Estimator):
         refuse_class("EOT", "transform", self.transform)
         if self.transform is not None and not callable(self.transform):
             raise TypeError(f"EOT: transform must be a callable or None, got {self.transform!r}")
-        if not isinstance(self.draws, Integral) or self.draws < 1:
+        if not is_integer(self.draws) or self.draws < 1:
             raise ValueError(f"EOT: draws must be an integer of at least 1, got {self.draws!r}")
         if self.average not in ("loss", "logits"):
             raise ValueError(f"EOT: average must be 'loss' or 'logits', got {self.average!r}")
-        if self.chunk is not None and (not isinstance(self.chunk, Integral) or self.chunk < 1):
+        if self.chunk is not None and (not is_integer(self.chunk) or self.chunk < 1):
             raise ValueError(f"EOT: chunk must be an integer of at least 1 or None, got {self.chunk!r}")
 
     def estimate(self, model: Forward, x: Tensor, objective: Objective, step: Step) -> Tensor:

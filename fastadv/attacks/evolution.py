@@ -2,12 +2,11 @@
 
 import math
 from dataclasses import dataclass
-from numbers import Integral, Real
 
 import torch
 from torch import Tensor
 
-from fastadv._checks import compute_dtype
+from fastadv._checks import compute_dtype, is_integer, is_real
 from fastadv.attacks.attack import refuse_class
 from fastadv.attacks.gradients import Estimator, Forward, Objective, add_in_order, chunks
 from fastadv.attacks.randomness import Step
@@ -50,13 +49,13 @@ class Evolution(Estimator):
 
     def __post_init__(self) -> None:
         """Refuse fields out of range."""
-        if not isinstance(self.sigma, Real) or not 0 < float(self.sigma) < math.inf:
+        if not is_real(self.sigma) or not 0 < float(self.sigma) < math.inf:
             raise ValueError(f"Evolution: sigma must be positive and finite, got {self.sigma!r}")
         refuse_class("Evolution", "samples", self.samples)
         if not callable(self.samples):
             self._check_samples(self.samples)
         least = 2 if self.antithetic else 1
-        if self.chunk is not None and (not isinstance(self.chunk, Integral) or self.chunk < least):
+        if self.chunk is not None and (not is_integer(self.chunk) or self.chunk < least):
             raise ValueError(
                 f"Evolution: chunk must be an integer of at least {least} or None, got {self.chunk!r}"
             )
@@ -83,6 +82,6 @@ class Evolution(Estimator):
         return total.div_(samples * self.sigma)
 
     def _check_samples(self, samples: int) -> None:
-        if not isinstance(samples, Integral) or samples < 1 or (self.antithetic and samples % 2):
+        if not is_integer(samples) or samples < 1 or (self.antithetic and samples % 2):
             wanted = "an even integer of at least 2" if self.antithetic else "an integer of at least 1"
             raise ValueError(f"Evolution: samples must be {wanted} or a schedule, got {samples!r}")

@@ -2,13 +2,12 @@
 
 import math
 from dataclasses import Field, dataclass, fields, is_dataclass, replace
-from numbers import Real
 from typing import Any, ClassVar, NamedTuple, Protocol, TypeVar
 
 import torch
 from torch import Tensor
 
-from fastadv._checks import Bounds, Norm, norm_number
+from fastadv._checks import Bounds, Norm, is_real, norm_number
 from fastadv.attacks.attack import (
     AttackResult,
     Model,
@@ -182,7 +181,7 @@ def _check(attack: FixedBudget, tolerance: float) -> None:
         raise TypeError(
             f"minimal_eps: attack must have an eps up to which to search, as PGD(eps=0.3), got {attack!r}"
         )
-    if not isinstance(tolerance, Real) or not FINEST <= tolerance <= 1:
+    if not is_real(tolerance) or not FINEST <= tolerance <= 1:
         raise ValueError(f"minimal_eps: tolerance must be a number from {FINEST:g} to 1, got {tolerance!r}")
 
 

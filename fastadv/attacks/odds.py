@@ -3,14 +3,13 @@
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from numbers import Integral, Real
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from fastadv import ops
-from fastadv._checks import Bounds, compute_dtype
+from fastadv._checks import Bounds, compute_dtype, is_integer, is_real
 from fastadv.attacks.gradients import Estimator, Forward, Objective, add_in_order, backpropagated, chunks
 from fastadv.attacks.randomness import Step, mix
 
@@ -76,13 +75,13 @@ class OddsEvasion(Estimator):
             raise ValueError("OddsEvasion: detector must be fitted, it knows no clean samples yet")
         for name in ("draws", "chunk"):
             value: int | None = getattr(self, name)
-            if value is not None and not (isinstance(value, Integral) and value >= 1):
+            if value is not None and not (is_integer(value) and value >= 1):
                 raise ValueError(
                     f"OddsEvasion: {name} must be an integer of at least 1 or None, got {value!r}"
                 )
-        if not isinstance(self.weight, Real) or not 0 < float(self.weight) < math.inf:
+        if not is_real(self.weight) or not 0 < float(self.weight) < math.inf:
             raise ValueError(f"OddsEvasion: weight must be positive and finite, got {self.weight!r}")
-        if not isinstance(self.slack, Real) or not 0 <= float(self.slack) < math.inf:
+        if not is_real(self.slack) or not 0 <= float(self.slack) < math.inf:
             raise ValueError(f"OddsEvasion: slack must be finite and at least 0, got {self.slack!r}")
 
     def judge(

@@ -8,7 +8,6 @@ import io
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from numbers import Integral, Real
 from typing import Literal
 
 import numpy as np
@@ -16,7 +15,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from fastadv._checks import NOISE_KINDS, Bounds, compute_dtype
+from fastadv._checks import NOISE_KINDS, Bounds, compute_dtype, is_integer, is_real
 from fastadv.attacks.randomness import Randomness
 
 RandomTransform = Callable[[Tensor, Randomness], Tensor]
@@ -39,7 +38,7 @@ class Noise:
 
     def __post_init__(self) -> None:
         """Refuse fields out of range."""
-        if not isinstance(self.scale, Real) or not 0 <= float(self.scale) < math.inf:
+        if not is_real(self.scale) or not 0 <= float(self.scale) < math.inf:
             raise ValueError(f"Noise: scale must be finite and at least 0, got {self.scale!r}")
         if self.kind not in NOISE_KINDS:
             raise ValueError(f"Noise: kind must be 'normal', 'uniform' or 'sign', got {self.kind!r}")
@@ -226,10 +225,10 @@ def _check_images(name: str, x: Tensor) -> None:
 
 
 def _check_integer(name: str, field: str, value: int, least: int) -> None:
-    if not isinstance(value, Integral) or value < least:
+    if not is_integer(value) or value < least:
         raise ValueError(f"{name}: {field} must be an integer of at least {least}, got {value!r}")
 
 
 def _check_fill(name: str, fill: float) -> None:
-    if not isinstance(fill, Real) or not math.isfinite(fill):
+    if not is_real(fill) or not math.isfinite(fill):
         raise ValueError(f"{name}: fill must be a finite number, got {fill!r}")

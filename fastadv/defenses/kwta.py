@@ -6,14 +6,13 @@ section 8.
 
 import math
 from collections.abc import Mapping
-from numbers import Real
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from fastadv import ops
-from fastadv._checks import ROW_DIMS
+from fastadv._checks import ROW_DIMS, is_real
 from fastadv.ops import Backward, Per, Ties
 
 
@@ -77,7 +76,7 @@ class KWTA(nn.Module):
 
     @gamma.setter
     def gamma(self, value: float) -> None:
-        if not isinstance(value, Real):
+        if not is_real(value):
             raise TypeError(f"KWTA: gamma must be a number in (0, 1], got {value!r}")
         if not 0 < value <= 1:
             raise ValueError(f"KWTA: gamma must be in (0, 1], got {value}")

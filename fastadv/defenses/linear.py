@@ -16,14 +16,13 @@ They raise TypeError and ValueError where these do not fit together. `norm` is t
 """
 
 import math
-from numbers import Real
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from fastadv import ops
-from fastadv._checks import Bounds
+from fastadv._checks import Bounds, is_real
 from fastadv.attacks.attack import check_length
 
 
@@ -195,7 +194,7 @@ def linear_model(w: Tensor, b: float | Tensor) -> nn.Module:
 
 def check_norm(name: str, norm: float) -> float:
     """The p of a ball as a float. Raises ValueError, `name` first, if it is not in [1, inf]."""
-    if not isinstance(norm, Real) or not norm >= 1:
+    if not is_real(norm) or not norm >= 1:
         raise ValueError(f"{name}: norm must be a number in [1, inf], got {norm!r}")
     return float(norm)
 

@@ -6,7 +6,6 @@ import math
 import os
 from collections.abc import Mapping
 from itertools import chain
-from numbers import Real
 from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -16,6 +15,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as serialize
 from torch import Tensor, nn
 
+from fastadv._checks import is_real
 from fastadv.attacks.attack import forward, undisturbed
 from fastadv.models.digest import sha256
 from fastadv.models.text import FAILURES, brief, printable
@@ -158,7 +158,7 @@ def _meet(path: str | PathLike[str], detector: "OddsAreOdd", classes: int) -> to
 
 
 def _cutoff(value: object) -> float:
-    if not isinstance(value, Real) or isinstance(value, bool) or math.isnan(value):
+    if not is_real(value) or math.isnan(value):
         raise ValueError(f"cutoff is {value!r}")
     return float(value)
 

@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Iterable, Iterator, Sequence
-from numbers import Integral, Real
 from typing import NamedTuple
 
 import torch
@@ -11,7 +10,7 @@ from rich.progress import track
 from torch import Tensor
 
 from fastadv import ops
-from fastadv._checks import NOISE_KINDS, Bounds, is_interval
+from fastadv._checks import NOISE_KINDS, Bounds, is_integer, is_interval, is_real
 from fastadv.attacks.attack import Problem, pose
 from fastadv.attacks.gradients import Forward, chunks
 from fastadv.ops import NoiseKind
@@ -165,11 +164,11 @@ def check_settings(
         kind, scale = pair
         if kind not in NOISE_KINDS:
             raise ValueError(f"OddsAreOdd: kind of noise must be 'normal', 'uniform' or 'sign', got {kind!r}")
-        if not isinstance(scale, Real) or not 0 < float(scale) < math.inf:
+        if not is_real(scale) or not 0 < float(scale) < math.inf:
             raise ValueError(f"OddsAreOdd: scale of noise must be positive and finite, got {scale!r}")
-    if not (isinstance(draws, Integral) and 1 <= draws <= MOST_DRAWS):
+    if not (is_integer(draws) and 1 <= draws <= MOST_DRAWS):
         raise ValueError(f"OddsAreOdd: draws must be an integer in 1 .. {MOST_DRAWS}, got {draws!r}")
-    if chunk is not None and not (isinstance(chunk, Integral) and chunk >= 1):
+    if chunk is not None and not (is_integer(chunk) and chunk >= 1):
         raise ValueError(f"OddsAreOdd: chunk must be an integer of at least 1 or None, got {chunk!r}")
     if bounds is not None and not is_interval(bounds):
         raise ValueError(f"OddsAreOdd: bounds must be (lower, upper) with lower < upper, got {bounds!r}")
@@ -179,5 +178,5 @@ def check_settings(
         raise ValueError(
             f"OddsAreOdd: autocast must be torch.float16, torch.bfloat16 or None, got {autocast}"
         )
-    if not (isinstance(seed, Integral) and 0 <= seed < 2**63):
+    if not (is_integer(seed) and 0 <= seed < 2**63):
         raise ValueError(f"OddsAreOdd: seed must be an integer in [0, 2^63), got {seed!r}")

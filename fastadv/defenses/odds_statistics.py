@@ -2,12 +2,13 @@
 
 import math
 from fractions import Fraction
-from numbers import Real
 from statistics import NormalDist
 from typing import Literal
 
 import torch
 from torch import Tensor
+
+from fastadv._checks import is_real
 
 Spread = Literal["examples", "joint"]
 
@@ -108,5 +109,5 @@ def held_out_cutoff(scores: Tensor, fpr: float) -> float:
 
 
 def _check_probability(fpr: float) -> None:
-    if not isinstance(fpr, Real) or not SMALLEST <= fpr < 1:
+    if not is_real(fpr) or not SMALLEST <= fpr < 1:
         raise ValueError(f"OddsAreOdd: fpr must be in (0, 1) and at least {SMALLEST:g}, got {fpr!r}")

@@ -2,11 +2,11 @@
 
 import math
 from collections.abc import Callable
-from numbers import Integral, Real
 
 import torch
 from torch import Tensor
 
+from fastadv._checks import is_integer, is_real
 from fastadv.attacks import Autograd
 from fastadv.attacks.attack import Model, forward, undisturbed
 from fastadv.attacks.losses import cross_entropy
@@ -49,10 +49,10 @@ def landscape(
         ValueError: eps, points or chunk is out of range, the model's gradient vanishes at a sample, or does
             not reach x.
     """
-    if not isinstance(eps, Real) or not 0 < float(eps) < math.inf:
+    if not is_real(eps) or not 0 < float(eps) < math.inf:
         raise ValueError(f"landscape: eps must be positive and finite, got {eps!r}")
     for name, value, least in (("points", points, 2), ("chunk", chunk, 1)):
-        if not isinstance(value, Integral) or value < least:
+        if not is_integer(value) or value < least:
             raise ValueError(f"landscape: {name} must be an integer of at least {least}, got {value!r}")
     if len(y) != len(x):
         raise ValueError(f"landscape: y must have shape [{len(x)}], got {list(y.shape)}")

@@ -1,11 +1,12 @@
 """The loss of a small random ReLU net around a sample: where an attack's ascent may end too early."""
 
-from numbers import Integral, Real
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+
+from fastadv._checks import is_integer, is_real
 
 
 class Slices(NamedTuple):
@@ -46,11 +47,11 @@ def relu_net_slices(*, units: int = 100, reach: float = 3.0, points: int = 121, 
         ValueError: a number is out of range.
     """
     for name, value, least in (("units", units, 1), ("points", points, 3)):
-        if not isinstance(value, Integral) or value < least:
+        if not is_integer(value) or value < least:
             raise ValueError(f"relu_net_slices: {name} must be an integer of at least {least}, got {value!r}")
     if points % 2 == 0:
         raise ValueError(f"relu_net_slices: points must be odd, got {points}")
-    if not isinstance(reach, Real) or not 0 < float(reach) < float("inf"):
+    if not is_real(reach) or not 0 < float(reach) < float("inf"):
         raise ValueError(f"relu_net_slices: reach must be positive and finite, got {reach!r}")
     generator = torch.Generator().manual_seed(seed)
 

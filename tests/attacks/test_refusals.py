@@ -1,6 +1,7 @@
 """What every attack refuses, in one line that names it."""
 
 import math
+from dataclasses import fields, is_dataclass, replace
 
 import pytest
 import torch
@@ -78,3 +79,15 @@ def test_bad_fields_are_refused_when_the_attack_is_made(make, field, message):
         pytest.skip("has no such field, or other values: see its own tests")
     with pytest.raises(ValueError, match=message):
         make(**field)
+
+
+def test_no_number_of_an_attack_or_its_gradient_can_be_true(make):
+    parts = [make()]
+    while parts:
+        part = parts.pop()
+        held = {field.name: getattr(part, field.name) for field in fields(part) if field.init}
+        parts += [value for value in held.values() if is_dataclass(value)]
+        for name, value in held.items():
+            if isinstance(value, int | float) and not isinstance(value, bool):
+                with pytest.raises((TypeError, ValueError), match=f"{name} must be .*, got True"):
+                    replace(part, **{name: True})

@@ -2,13 +2,12 @@
 
 import math
 from dataclasses import dataclass
-from numbers import Real
 from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
-from fastadv._checks import norm_number
+from fastadv._checks import is_real, norm_number
 from fastadv.attacks.attack import (
     AttackResult,
     Model,
@@ -136,11 +135,11 @@ class CarliniWagner:
                 object.__setattr__(self, field, getattr(chosen, field))
         for field in ("lr", "c_init"):
             value = getattr(self, field)
-            if not isinstance(value, Real) or not 0 < float(value) < math.inf:
+            if not is_real(value) or not 0 < float(value) < math.inf:
                 raise ValueError(f"{name}: {field} must be positive and finite, got {value!r}")
-        if not isinstance(self.confidence, Real) or not 0 <= float(self.confidence) < math.inf:
+        if not is_real(self.confidence) or not 0 <= float(self.confidence) < math.inf:
             raise ValueError(f"{name}: confidence must be finite and at least 0, got {self.confidence!r}")
-        if not isinstance(self.stretch, Real) or not 0 <= float(self.stretch) < math.inf:
+        if not is_real(self.stretch) or not 0 <= float(self.stretch) < math.inf:
             raise ValueError(f"{name}: stretch must be finite and at least 0, got {self.stretch!r}")
         if self.objective not in ("margin", "ce"):
             raise ValueError(f"{name}: objective must be 'margin' or 'ce', got {self.objective!r}")

@@ -3,7 +3,6 @@
 import contextlib
 import inspect
 from collections.abc import Callable
-from numbers import Real
 from typing import NamedTuple
 
 import torch
@@ -11,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.parallel import DistributedDataParallel
 
+from fastadv._checks import is_real
 from fastadv.attacks.attack import refuse_class
 
 MakeAdversarial = Callable[..., Tensor]
@@ -96,7 +96,7 @@ class AdversarialLoss:
         refuse_class("AdversarialLoss", "attack", attack)
         if attack is not None and not callable(attack):
             raise TypeError(f"AdversarialLoss: attack must be callable or None, got {attack!r}")
-        if not isinstance(mix, Real) or not 0 < mix <= 1:
+        if not is_real(mix) or not 0 < mix <= 1:
             raise ValueError(f"AdversarialLoss: mix must be a number in (0, 1], got {mix!r}")
         if autocast not in (None, torch.float16, torch.bfloat16):
             raise ValueError(
