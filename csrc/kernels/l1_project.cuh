@@ -110,18 +110,25 @@ struct L1Project {
     const bool again = active == state.active && distance <= kNearly * state.eps;
     if (distance <= kNear * state.eps || again || state.sweeps == kMostSweeps) {
       state.outcome = Outcome::root;
+      if (distance > kNearly * state.eps) {  // the end of the sweeps: inside at least
+        state.reach = state.low;
+        state.rest = 0.0;
+      }
       return;
     }
     const double more = state.rest - excess / active;
     const double next = state.reach + more;
+    const double middle = 0.5 * (state.low + state.high);
+    // No double is left between: what is sought is rest alone, where magnitudes dwarf the room.
+    const bool narrow = !(middle > state.low && middle < state.high);
     const bool trusted = active > 0.0 && next >= state.low && next <= state.high &&
-                         (state.sweeps < kUnguided || state.sweeps % 2 == 0);
+                         (state.sweeps < kUnguided || state.sweeps % 2 == 0 || narrow);
     if (trusted) {
       state.rest = more - (next - state.reach);
       state.reach = next;
       state.active = active;
     } else {
-      state.reach = 0.5 * (state.low + state.high);
+      state.reach = narrow ? state.low : middle;
       state.rest = 0.0;
       state.active = -1.0;
     }

@@ -213,10 +213,13 @@ def _shrunk(size: Tensor, within: Tensor, room: Tensor | None, eps: Tensor, p: f
     valid = largest.isfinite() & ~radius.isnan()
     outside = ~(lp_norm(within, p).reshape(-1, 1) <= radius)
     out = torch.where(valid, torch.where(outside, 0, within.flatten(1)), math.nan)
-    aim = radius / torch.where(outside, largest, 1) * (1 - slack)
+    scales = torch.where(outside, largest, 1)
+    if p == 1:  # a power of two keeps the differences of sizes
+        scales = torch.ldexp(torch.ones_like(scales), torch.frexp(scales).exponent.clamp(-1000, 1000))
+    aim = radius / scales * (1 - slack)
     rows = (outside & valid & (aim > 0)).squeeze(1).nonzero().squeeze(1)
     if len(rows) > 0:
-        scale = largest[rows]
+        scale = scales[rows]
         limit = None if room is None else room.double().flatten(1)[rows] / scale
         relative = size.flatten(1)[rows] / scale
         shrunk = shrink_l1(relative, limit, aim[rows]) if p == 1 else shrink(relative, limit, aim[rows], p)

@@ -1,11 +1,12 @@
 """How far coordinates shrink when a sample is projected on an lp ball, with or without room in a box.
 
-All numbers are float64 and scaled so that the largest coordinate is 1. `room` is how far each coordinate may
-go in its own direction, None where there is no box. The roots are found in logarithms, so that neither x^p
-nor x^(p - 1) overflows or vanishes for any p and any radius.
+All numbers are float64, and scaled so that the largest coordinate is 1 (for norm 1 at least 1/2). `room` is
+how far each coordinate may go in its own direction, None where there is no box. The roots are found in
+logarithms, so that neither x^p nor x^(p - 1) overflows or vanishes for any p and any radius.
 """
 
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -21,15 +22,15 @@ def shrink_l1(size: Tensor, room: Tensor | None, radius: Tensor) -> Tensor:
 
     Duchi, Shalev-Shwartz, Singer, Chandra, "Efficient projections onto the l1-ball for learning in high
     dimensions" (ICML 2008), Figure 1, and for the box the same with two breakpoints for each coordinate:
-    where it begins to move and where its room ends. What is found is reach = 1 - theta, because theta is
-    all but 1 where the radius is small.
+    where it begins to move and where its room ends. What is found is reach = max(size) - theta, because theta
+    is all but the largest size where the radius is small.
 
     Args:
-        size: [B, n] >= 0, the largest of each row 1.
+        size: [B, n] >= 0.
         room: [B, n] >= 0, or None.
         radius: [B, 1] > 0 and below the norm of min(size, room).
     """
-    start = 1 - size
+    start = size.amax(1, keepdim=True) - size
     breakpoints, slopes = start, torch.ones_like(start)
     if room is not None:
         end = start + room
@@ -47,7 +48,37 @@ def shrink_l1(size: Tensor, room: Tensor | None, radius: Tensor) -> Tensor:
         count = free.sum(1, keepdim=True)
         refined = (rest + torch.where(free, start, 0).sum(1, keepdim=True)) / count.clamp(min=1)
         reach = torch.where(count > 0, refined, reach)
-    return _within(torch.where(start < reach, reach - start, 0), room, radius, 1)
+    moved = torch.where(start < reach, reach - start, 0)
+    if room is not None:
+        off = (moved.minimum(room).sum(1, keepdim=True) / radius - 1).abs() > CLOSE_ENOUGH
+        rows = off.squeeze(1).nonzero().squeeze(1)
+        moved[rows] = _across_scales(start[rows], room[rows], radius[rows])
+    return _within(moved, room, radius, 1)
+
+
+def _across_scales(start: Tensor, room: Tensor, radius: Tensor) -> Tensor:
+    """`shrink_l1` where sizes dwarf the room, so that reach is needed to more than its own digits.
+
+    Bisection finds them, and then what is to be added to them.
+    """
+
+    def moved(reach: Tensor, rest: Tensor) -> Tensor:
+        return ((reach - start) + rest).clamp(min=0).minimum(room)
+
+    def bisect(high: Tensor, at: Callable[[Tensor], Tensor]) -> tuple[Tensor, Tensor]:
+        low = torch.zeros_like(high)
+        for _ in range(ROOT_STEPS):
+            middle = (low + high) / 2
+            over = at(middle).sum(1, keepdim=True) > radius
+            low, high = torch.where(over, low, middle), torch.where(over, middle, high)
+        return low, high
+
+    last = (
+        start.amax(1, keepdim=True) * (1 + 2.0**-50) + radius
+    )  # all have moved by the radius, or their room
+    reach, above = bisect(last, lambda reach: moved(reach, torch.zeros_like(reach)))
+    rest, _ = bisect(above - reach, lambda rest: moved(reach, rest))
+    return moved(reach, rest)
 
 
 def shrink(size: Tensor, room: Tensor | None, radius: Tensor, p: float) -> Tensor:

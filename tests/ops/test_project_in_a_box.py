@@ -2,6 +2,7 @@
 
 import itertools
 import math
+from fractions import Fraction
 
 import numpy as np
 import pytest
@@ -54,6 +55,42 @@ def test_no_point_of_ball_and_box_is_nearer(part, norm, device, backend):
     highest = over_the_box + eps * norm_of(y, dual(norm))
     scale = norm_of(gap, 2) * norm_of(u, 2)
     assert ((highest - (gap * u).sum(1)) <= 1e-7 * scale).all()
+
+
+def exactly_l1(size, room, eps):
+    """The projection's magnitudes, in rational numbers: min(max(a - theta, 0), room), or min(a, room)."""
+    size, room = ([Fraction(number) for number in numbers] for numbers in (size, room))
+
+    def moved(theta):
+        return [min(max(a - theta, 0), r) for a, r in zip(size, room, strict=True)]
+
+    above = max(size)
+    for below in sorted({*size, *(a - r for a, r in zip(size, room, strict=True)), 0}, reverse=True):
+        spent, more = sum(moved(above)), sum(moved(below))
+        if more >= eps:  # from the one to the other the sum is a straight line
+            part = (eps - spent) / (more - spent) if more > spent else 0
+            return moved(above + (below - above) * part)
+        above = below
+    return moved(0)
+
+
+@pytest.mark.parametrize("scale", [1.0, 1e6, 1e12, 1e18, 1e30])
+@pytest.mark.parametrize("ties", [False, True])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_l1_is_exact_where_deltas_dwarf_the_box(ties, scale, dtype, device, backend):
+    """There theta is known to fewer digits than the room has: among ties only to 10^14 at 1e30."""
+    delta, x = (t.to(dtype) for t in inputs(20))
+    if ties:
+        delta = delta.sign() * (1 + delta.abs().gt(0.6))
+    delta = (delta.double() * scale).to(dtype)
+    room = torch.where(delta > 0, 1 - x, x).double()
+    for eps in (0.25, 1.0, 3.0):
+        u = ops.project(delta.to(device), eps, 1, x=x.to(device), bounds=(0.0, 1.0)).cpu().double()
+        assert (u.abs().sum(1) <= eps).all()
+        for row, size, rooms in zip(u.abs(), delta.double().abs().tolist(), room.tolist(), strict=True):
+            exact = [float(number) for number in exactly_l1(size, rooms, Fraction(eps))]
+            tolerance = 1e-11 if dtype == torch.float64 else 1e-6
+            assert torch.allclose(row, torch.tensor(exact, dtype=torch.float64), rtol=0, atol=tolerance)
 
 
 @pytest.mark.parametrize("norm", [1.0, 1.5, 2.0, 3.0])
