@@ -110,6 +110,7 @@ class Stages:
                 stdout=file,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
+                preexec_fn=heed_interrupts,
             )
             try:
                 verdict, detail = read(process.wait(limit), log.read_text(errors="replace"))
@@ -128,6 +129,11 @@ class Stages:
         self.outcomes[name] = outcome
         print(f"{name}: {outcome}", flush=True)
         return outcome
+
+
+def heed_interrupts() -> None:
+    """What runs in the background of a shell ignores them, and so would all that it starts."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def interrupt(process: subprocess.Popen[bytes]) -> None:
