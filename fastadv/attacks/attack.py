@@ -14,6 +14,7 @@ from fastadv._checks import (
     Norm,
     compute_dtype,
     is_integer,
+    is_interval,
     is_real,
     norm_error,
     norm_number,
@@ -271,7 +272,7 @@ def check_fields(
 
 def check_surroundings(attack: str, bounds: Bounds, autocast: torch.dtype | None) -> None:
     """Check the box and the precision of the model; `attack` names them in errors. Raises ValueError."""
-    if bounds is not None and (len(bounds) != 2 or not bounds[0] < bounds[1]):
+    if bounds is not None and not is_interval(bounds):
         raise ValueError(f"{attack}: bounds must be (lower, upper) with lower < upper, got {bounds!r}")
     if autocast not in (None, torch.float16, torch.bfloat16):
         raise ValueError(f"{attack}: autocast must be torch.float16, torch.bfloat16 or None, got {autocast}")

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from fastadv import ops
-from fastadv._checks import Bounds, is_real
+from fastadv._checks import Bounds, is_interval, is_real
 from fastadv.attacks.attack import check_length
 
 
@@ -268,8 +268,8 @@ def _pose(
             raise ValueError(
                 f"{name}: bounds have a closed form for norm inf only, got norm {norm}: leave them out"
             )
-        if len(bounds) != 2 or not bounds[0] < bounds[1]:
-            raise ValueError(f"{name}: bounds must be (lower, upper) with lower < upper, got {bounds}")
+        if not is_interval(bounds):
+            raise ValueError(f"{name}: bounds must be (lower, upper) with lower < upper, got {bounds!r}")
         if not ((x >= bounds[0]) & (x <= bounds[1])).all():
             raise ValueError(f"{name}: x must lie within bounds {bounds}")
     return _Game(weight, bias, x, y)
