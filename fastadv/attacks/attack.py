@@ -139,9 +139,7 @@ def pose(
                 )
             if value.device != x.device:
                 raise ValueError(f"{attack}: {name} must be on x's device, {x.device}, got {value.device}")
-            wrong = value[(value < 0) | ~value.isfinite()]
-            if len(wrong) > 0:
-                raise ValueError(f"{attack}: {name} must be finite and at least 0, got {wrong[0].item()}")
+            check_lengths(attack, name, value)
     rows = torch.arange(len(x), device=x.device)
     return Problem(
         x=_usable(x.detach()),
@@ -243,6 +241,13 @@ def check_length(attack: str, name: str, value: object) -> None:
         raise TypeError(f"{attack}: {name} must be a number or a tensor, got {value!r}")
     if not 0 <= float(value) < math.inf:
         raise ValueError(f"{attack}: {name} must be finite and at least 0, got {value}")
+
+
+def check_lengths(attack: str, name: str, values: Tensor) -> None:
+    """Check the radii or step sizes of a tensor. Raises ValueError."""
+    wrong = values[(values < 0) | ~values.isfinite()]
+    if len(wrong) > 0:
+        raise ValueError(f"{attack}: {name} must be finite and at least 0, got {wrong[0].item()}")
 
 
 def check_fraction(attack: str, name: str, value: object) -> None:

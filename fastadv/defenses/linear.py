@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from fastadv import ops
 from fastadv._checks import Bounds, is_interval, is_real
-from fastadv.attacks.attack import check_length
+from fastadv.attacks.attack import check_length, check_lengths
 
 
 def certify(
@@ -293,6 +293,7 @@ def _radii(name: str, eps: float | Tensor, x: Tensor) -> Tensor:
     """eps as [1, 1] or [B, 1] in the dtype of x."""
     check_length(name, "eps", eps)
     radii = torch.as_tensor(eps, dtype=x.dtype, device=x.device)
+    check_lengths(name, "eps", radii)
     if radii.dim() > 0 and radii.shape != x.shape[:1]:
         raise ValueError(f"{name}: eps must be a number or have shape [{len(x)}], got {list(radii.shape)}")
     return radii.reshape(-1, 1)
