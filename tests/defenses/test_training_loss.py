@@ -196,6 +196,14 @@ def test_the_published_constants():
         assert attack.keep == "last"
 
 
+@pytest.mark.parametrize("make", [fast_fgsm, madry_pgd])
+def test_for_norm_0_no_more_than_eps_elements_change_and_the_loss_rises(make):
+    model = without_dropout().eval()
+    x_adv = make(5, norm=0)(model, X, Y)
+    assert ((x_adv != X).flatten(1).sum(1) <= 5).all()
+    assert F.cross_entropy(model(x_adv), Y) > F.cross_entropy(model(X), Y)
+
+
 @pytest.mark.parametrize(
     ("change", "error", "message"),
     [
