@@ -196,6 +196,12 @@ def test_the_published_constants():
         assert attack.keep == "last"
 
 
+@pytest.mark.parametrize("steps", [0, -1, 2.5, float("inf"), True, "7"])
+def test_steps_that_are_no_count_are_named(steps):
+    with pytest.raises(ValueError, match=r"^madry_pgd: steps must be an integer of at least 1, got "):
+        madry_pgd(0.1, steps=steps)
+
+
 @pytest.mark.parametrize("make", [fast_fgsm, madry_pgd])
 def test_for_norm_0_no_more_than_eps_elements_change_and_the_loss_rises(make):
     model = without_dropout().eval()

@@ -6,6 +6,7 @@ import torch
 
 from fastadv._checks import Bounds, norm_number
 from fastadv.attacks import PGD
+from fastadv.attacks.attack import check_counts
 from fastadv.attacks.schedules import ConstantStep
 
 
@@ -67,7 +68,8 @@ def madry_pgd(
             `PGD`.
         bounds, autocast, seed: as in `PGD`; a generator as seed gives each batch random starts of its own.
     """
-    start, step = _start_and_step(norm, ConstantStep(2.5 / max(steps, 1)))
+    check_counts("madry_pgd", steps=steps)
+    start, step = _start_and_step(norm, ConstantStep(2.5 / steps))
     return PGD(
         eps=eps,
         norm=norm,
