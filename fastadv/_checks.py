@@ -183,7 +183,7 @@ def is_interval(bounds: object) -> bool:
     return (
         isinstance(bounds, tuple | list)
         and len(bounds) == 2
-        and all(isinstance(end, Real | torch.SymFloat) for end in bounds)
+        and all(is_real(end) or isinstance(end, torch.SymFloat) for end in bounds)
         and bool(bounds[0] < bounds[1])
     )
 

@@ -14,6 +14,7 @@ from fastadv._checks import (
     Norm,
     compute_dtype,
     is_integer,
+    is_interval,
     is_real,
     norm_error,
     norm_number,
@@ -138,9 +139,7 @@ def pose(
                 )
             if value.device != x.device:
                 raise ValueError(f"{attack}: {name} must be on x's device, {x.device}, got {value.device}")
-            wrong = value[(value < 0) | ~value.isfinite()]
-            if len(wrong) > 0:
-                raise ValueError(f"{attack}: {name} must be finite and at least 0, got {wrong[0].item()}")
+            check_lengths(attack, name, value)
     rows = torch.arange(len(x), device=x.device)
     return Problem(
         x=_usable(x.detach()),
@@ -244,6 +243,13 @@ def check_length(attack: str, name: str, value: object) -> None:
         raise ValueError(f"{attack}: {name} must be finite and at least 0, got {value}")
 
 
+def check_lengths(attack: str, name: str, values: Tensor) -> None:
+    """Check the radii or step sizes of a tensor. Raises ValueError."""
+    wrong = values[(values < 0) | ~values.isfinite()]
+    if len(wrong) > 0:
+        raise ValueError(f"{attack}: {name} must be finite and at least 0, got {wrong[0].item()}")
+
+
 def check_fraction(attack: str, name: str, value: object) -> None:
     """Check a number in [0, 1]. Raises ValueError."""
     if not is_real(value) or not 0 <= float(value) <= 1:
@@ -271,7 +277,7 @@ def check_fields(
 
 def check_surroundings(attack: str, bounds: Bounds, autocast: torch.dtype | None) -> None:
     """Check the box and the precision of the model; `attack` names them in errors. Raises ValueError."""
-    if bounds is not None and (len(bounds) != 2 or not bounds[0] < bounds[1]):
+    if bounds is not None and not is_interval(bounds):
         raise ValueError(f"{attack}: bounds must be (lower, upper) with lower < upper, got {bounds!r}")
     if autocast not in (None, torch.float16, torch.bfloat16):
         raise ValueError(f"{attack}: autocast must be torch.float16, torch.bfloat16 or None, got {autocast}")

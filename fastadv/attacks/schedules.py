@@ -1,7 +1,10 @@
 """Step sizes and numbers of samples as a function of the step."""
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
+
+from fastadv._checks import is_integer, is_real
 
 Schedule = Callable[[int, int], float]
 """schedule(step, steps) -> step size as a fraction of eps, for step in 0 .. steps - 1."""
@@ -16,6 +19,10 @@ class ConstantStep:
     """
 
     fraction: float
+
+    def __post_init__(self) -> None:
+        """Refuse what is no positive number."""
+        _check_positive("ConstantStep", self.fraction)
 
     def __call__(self, step: int, steps: int) -> float:
         """The step size at `step` as a fraction of eps."""
@@ -36,6 +43,10 @@ class StepDecay:
 
     fraction: float = 0.25
 
+    def __post_init__(self) -> None:
+        """Refuse what is no positive number."""
+        _check_positive("StepDecay", self.fraction)
+
     def __call__(self, step: int, steps: int) -> float:
         """The step size at `step` as a fraction of eps."""
         first = max(self.fraction, 2.5 / steps)
@@ -47,10 +58,15 @@ class SpreadDecay:
     """Steps of norm 1 that many elements share at first, and few at the end.
 
     Args:
-        first: the fraction of a sample's elements that share the first step.
+        first: the fraction of a sample's elements that share the first step, in [0, 1].
     """
 
     first: float = 0.05
+
+    def __post_init__(self) -> None:
+        """Refuse what is no fraction."""
+        if not is_real(self.first) or not 0 <= self.first <= 1:
+            raise ValueError(f"SpreadDecay: first must be a number in [0, 1], got {self.first!r}")
 
     def __call__(self, step: int, steps: int) -> float:
         """The fraction of the elements that share `step`."""
@@ -76,7 +92,12 @@ class StagedSamples:
     stages: tuple[tuple[int, int], ...] = ((0, 100), (20, 1_000), (40, 20_000))
 
     def __post_init__(self) -> None:
-        """Refuse stages out of order."""
+        """Refuse what are no stages, and stages out of order."""
+        if not isinstance(self.stages, tuple | list) or not all(map(_is_stage, self.stages)):
+            raise ValueError(
+                "StagedSamples: stages must be pairs of integers, (first step, evaluations of at least 1), "
+                f"got {self.stages!r}"
+            )
         starts = [start for start, _ in self.stages]
         if starts[:1] != [0] or starts != sorted(set(starts)):
             raise ValueError(
@@ -86,3 +107,16 @@ class StagedSamples:
     def __call__(self, step: int, steps: int) -> int:
         """The evaluations at `step`."""
         return [samples for start, samples in self.stages if start <= step][-1]
+
+
+def _check_positive(schedule: str, fraction: object) -> None:
+    """Check a length of steps as a fraction of eps. Raises ValueError."""
+    if not is_real(fraction) or not 0 < fraction < math.inf:
+        raise ValueError(f"{schedule}: fraction must be a positive, finite number, got {fraction!r}")
+
+
+def _is_stage(stage: object) -> bool:
+    """Whether it is a pair of integers, the second of them at least 1."""
+    return (
+        isinstance(stage, tuple | list) and len(stage) == 2 and all(map(is_integer, stage)) and stage[1] >= 1
+    )

@@ -111,7 +111,7 @@ def curve(
         "count": count if data else None,
         "model": specs,
         "eps": text,
-        "norm": norm,
+        "norm": str(radius).removesuffix(".0"),  # one name for each norm: linf is inf
         "steps": steps,
         "seed": seed,
         "device": device,

@@ -167,14 +167,16 @@ def parse_eps(text: str, norm: float) -> float:
     return eps
 
 
-def parse_step_size(text: str, eps: float) -> float:
+def parse_step_size(text: str, eps: float, norm: float) -> float:
     """The length of an attack's step, written as eps is, in a ball of radius eps in the same norm.
+
+    For norm 0, where eps counts elements, it is the l2 length of the step, of any size.
 
     Raises:
         typer.BadParameter: it is none, or longer than the ball is wide, so that every step would leave it.
     """
     step_size = parse_number("--step-size", text)
-    if step_size > 2 * eps:
+    if norm != 0 and step_size > 2 * eps:
         hint = "" if "/" in text or step_size / LEVELS > 2 * eps else f"; did you mean {text}/{LEVELS}?"
         raise typer.BadParameter(
             f"--step-size: the ball is 2 eps = {2 * eps:.3g} wide, and a step of {text} leaves it from "

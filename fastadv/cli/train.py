@@ -64,17 +64,17 @@ def train(
     eps: Annotated[
         str | None,
         typer.Option(
-            help="Radius of the ball, in training and validation, for images in [0, 1], as in 8/255. 0.3 if "
-            "not given for digits, 0.1 for clothes, 8/255 else."
+            help="Radius of the ball, in training and validation, for images in [0, 1], as in 8/255; for "
+            "norm 0 a number of elements. 0.3 if not given for digits, 0.1 for clothes, 8/255 else."
         ),
     ] = None,
-    norm: Annotated[str, typer.Option(help="The ball's norm: inf, or a number of at least 1.")] = "inf",
+    norm: Annotated[str, typer.Option(help="The ball's norm: inf, 2, 1, 0, or any number from 1.")] = "inf",
     steps: Annotated[int, typer.Option(min=1, help="Steps of PGD.")] = 10,
     step_size: Annotated[
         str | None,
         typer.Option(
             help="Of a step, as eps, at most 2 eps; 1.25 eps for fgsm and 2.5 eps / steps for pgd if not "
-            "given."
+            "given. For norm 0 the l2 length of a step; that of PGD if not given."
         ),
     ] = None,
     mix: Annotated[

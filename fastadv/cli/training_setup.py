@@ -100,7 +100,7 @@ class Training:
         precision = torch.bfloat16 if recipe.autocast == "bf16" else None
         norm = parse_norm(recipe.norm)
         eps = parse_eps(recipe.eps, norm)
-        step_size = None if recipe.step_size is None else parse_step_size(recipe.step_size, eps)
+        step_size = None if recipe.step_size is None else parse_step_size(recipe.step_size, eps, norm)
         try:
             self.check = PGD(
                 eps=eps, norm=norm, steps=recipe.validation_steps, autocast=precision, seed=recipe.seed

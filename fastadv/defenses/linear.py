@@ -22,8 +22,8 @@ import torch
 from torch import Tensor, nn
 
 from fastadv import ops
-from fastadv._checks import Bounds, is_real
-from fastadv.attacks.attack import check_length
+from fastadv._checks import Bounds, is_interval, is_real
+from fastadv.attacks.attack import check_length, check_lengths
 
 
 def certify(
@@ -268,8 +268,8 @@ def _pose(
             raise ValueError(
                 f"{name}: bounds have a closed form for norm inf only, got norm {norm}: leave them out"
             )
-        if len(bounds) != 2 or not bounds[0] < bounds[1]:
-            raise ValueError(f"{name}: bounds must be (lower, upper) with lower < upper, got {bounds}")
+        if not is_interval(bounds):
+            raise ValueError(f"{name}: bounds must be (lower, upper) with lower < upper, got {bounds!r}")
         if not ((x >= bounds[0]) & (x <= bounds[1])).all():
             raise ValueError(f"{name}: x must lie within bounds {bounds}")
     return _Game(weight, bias, x, y)
@@ -293,6 +293,7 @@ def _radii(name: str, eps: float | Tensor, x: Tensor) -> Tensor:
     """eps as [1, 1] or [B, 1] in the dtype of x."""
     check_length(name, "eps", eps)
     radii = torch.as_tensor(eps, dtype=x.dtype, device=x.device)
+    check_lengths(name, "eps", radii)
     if radii.dim() > 0 and radii.shape != x.shape[:1]:
         raise ValueError(f"{name}: eps must be a number or have shape [{len(x)}], got {list(radii.shape)}")
     return radii.reshape(-1, 1)

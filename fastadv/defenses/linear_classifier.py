@@ -11,7 +11,6 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor, nn
 
 from fastadv._checks import Bounds
-from fastadv.attacks.attack import check_length
 from fastadv.defenses import linear
 from fastadv.defenses.linear_training import fit_lbfgs, fit_sgd
 
@@ -143,22 +142,27 @@ class RobustLinearClassifier:
         return linear.certify(w, b, x, labels, self.norm, bounds=bounds).numpy()
 
     def robust_score(
-        self, X: ArrayLike, y: ArrayLike, eps: float | None = None, *, bounds: Bounds = None
+        self, X: ArrayLike, y: ArrayLike, eps: ArrayLike | None = None, *, bounds: Bounds = None
     ) -> float:
-        """Accuracy in the worst case: the part of the samples certified beyond eps (None: the own eps)."""
-        radius = self.eps if eps is None else eps
-        check_length("robust_score", "eps", radius)
-        return float(np.mean(self.certify(X, y, bounds=bounds) > radius))
+        """Accuracy in the worst case: the part of the samples certified beyond eps.
+
+        eps is a number or [N]; None: the own eps.
+        """
+        radii = self._radii("robust_score", eps, len(self._samples("robust_score", X, fitted=True)))
+        return float(np.mean(self.certify(X, y, bounds=bounds) > radii))
 
     def worst_case(
-        self, X: ArrayLike, y: ArrayLike, eps: float | None = None, *, bounds: Bounds = None
+        self, X: ArrayLike, y: ArrayLike, eps: ArrayLike | None = None, *, bounds: Bounds = None
     ) -> Floats:
-        """[N, D] the strongest perturbations within eps (None: the own eps); see `linear.worst_case`."""
+        """[N, D] the strongest perturbations within eps; see `linear.worst_case`.
+
+        eps is a number or [N]; None: the own eps.
+        """
         x = self._samples("worst_case", X, fitted=True)
         w, b = self._weights()
         labels = self._index("worst_case", y, len(x))
-        radius = self.eps if eps is None else eps
-        return linear.worst_case(w, b, x, labels, radius, self.norm, bounds=bounds).numpy()
+        radii = torch.from_numpy(self._radii("worst_case", eps, len(x)))
+        return linear.worst_case(w, b, x, labels, radii, self.norm, bounds=bounds).numpy()
 
     def module(self) -> nn.Module:
         """The classifier for attacks: [B, ...] float64 -> logits [B, K], in the order of `classes_`."""
@@ -207,6 +211,20 @@ class RobustLinearClassifier:
         if not np.isfinite(x).all():
             raise ValueError(f"{name}: X must be finite, got NaN or infinity")
         return torch.from_numpy(x)
+
+    def _radii(self, name: str, eps: ArrayLike | None, rows: int) -> Floats:
+        """eps, or the own one, as [] or [N]."""
+        radii = np.asarray(self.eps if eps is None else eps)
+        if (
+            radii.dtype.kind not in "fiu"
+            or radii.shape not in ((), (rows,))
+            or not (np.isfinite(radii) & (radii >= 0)).all()
+        ):
+            raise ValueError(
+                f"{name}: eps must be finite and at least 0, a number or [{rows}] of them, "
+                f"got {repr(radii.tolist()) if radii.size < 5 else f'shape {list(radii.shape)}'}"
+            )
+        return radii.astype(np.float64)
 
     def _labels(self, name: str, y: ArrayLike, rows: int) -> NDArray[Any]:
         labels = np.asarray(y)

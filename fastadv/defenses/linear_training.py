@@ -67,6 +67,7 @@ def fit_lbfgs(
     # Lengths are in this unit, which keeps powers of w in range; widths are then in (0, 1].
     unit = scale.max()
     widths, samples = scale / unit, centred / unit
+    radius = torch.full_like(unit, eps) / unit  # a number would be multiplied by 1 / unit, which can overflow
     stages = SMOOTHING if eps > 0 else SMOOTHING[-1:]  # without a ball there is no norm to smooth
     for stage, smoothing in enumerate(stages, start=1):
         # For p = 1 the dual norm is a maximum, which a large q approaches without its ridges.
@@ -74,7 +75,7 @@ def fit_lbfgs(
 
         def objective(smoothing: float = smoothing, bent: float = bent) -> Tensor:
             w = v / widths
-            losses = robust_loss(w, shift, samples, y, eps / unit, bent, smoothing=smoothing / widths)
+            losses = robust_loss(w, shift, samples, y, radius, bent, smoothing=smoothing / widths)
             return losses.mean() + (math.sqrt(l2 / 2) / unit * w).square().sum()
 
         steepness = _lbfgs(objective, (v, shift), max_iter, tol)

@@ -148,9 +148,12 @@ class CurveResults:
         if not self.path.exists():
             return 0
         content = json.loads(self.path.read_text(encoding="utf-8"))
-        if other := difference(self.settings, content["settings"]):
-            raise CurveFileError(f"{self.path}: of another run: {other}")
         try:
+            written = content["settings"]
+            # An eps may be written in several ways: .30 is 0.3.
+            same = {"eps": written["eps"]} if content["limit"] == self.limit else {}
+            if other := difference(self.settings | same, written):
+                raise CurveFileError(f"{self.path}: of another run: {other}")
             self.models = {
                 model: [
                     Measured(row["name"], row["label"], math.inf if row["eps"] is None else row["eps"])

@@ -236,6 +236,15 @@ def test_stages_out_of_order_are_refused(stages):
         StagedSamples(stages)
 
 
+@pytest.mark.parametrize(
+    "stages",
+    [5, (5,), ((0, 0),), ((0, 10), (5, True)), ((0, math.nan),), ((False, 10),), ((0, "9"),), ((0, 1, 2),)],
+)
+def test_stages_that_are_no_pairs_of_integers_are_refused(stages):
+    with pytest.raises(ValueError, match=r"^StagedSamples: stages must be pairs of integers, .* got "):
+        StagedSamples(stages)
+
+
 def test_a_schedule_that_gives_no_even_number_is_refused_when_it_does():
     attack = PGD(eps=0.1, gradient=Evolution(0.1, lambda step, steps: 3), early_stop=False)
     with pytest.raises(

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from fastadv import EOT, FGSM, PGD, Autograd, Evolution, StepDecay
-from fastadv.attacks.schedules import ConstantStep, StagedSamples
+from fastadv.attacks.schedules import ConstantStep, SpreadDecay, StagedSamples
 from fastadv.attacks.transforms import Noise
 from tests.attacks.nets import BatchInvariant, Recorder, samples
 
@@ -158,6 +158,23 @@ def test_default_schedule_crosses_the_ball_and_then_takes_quarter_steps():
     assert [StepDecay()(step, 60) for step in (0, 39, 40, 59)] == [0.25, 0.25, 0.0625, 0.0625]
     assert StepDecay(0.5)(0, 60) == 0.5
     assert StepDecay()(0, 2) == 1.25
+
+
+@pytest.mark.parametrize("wrong", [math.nan, math.inf, -0.1, True, "0.1", None, torch.tensor(0.1)])
+def test_a_schedule_of_no_number_in_range_is_refused_when_it_is_made(wrong):
+    for schedule in (ConstantStep, StepDecay):
+        message = f"^{schedule.__name__}: fraction must be a positive, finite number, got "
+        with pytest.raises(ValueError, match=message):
+            schedule(wrong)
+    with pytest.raises(ValueError, match=r"^SpreadDecay: first must be a number in \[0, 1\], got "):
+        SpreadDecay(wrong)
+
+
+def test_steps_of_length_zero_are_no_schedule_and_a_spread_of_zero_is_one():
+    for schedule in (ConstantStep, StepDecay):
+        with pytest.raises(ValueError, match="fraction must be a positive, finite number, got 0"):
+            schedule(0)
+    assert SpreadDecay(0)(0, 10) == 0
 
 
 def test_step_size_may_be_any_schedule_in_fractions_of_eps():

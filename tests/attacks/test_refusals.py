@@ -81,6 +81,17 @@ def test_bad_fields_are_refused_when_the_attack_is_made(make, field, message):
         make(**field)
 
 
+@pytest.mark.parametrize(
+    "bounds", [5, "01", ("0", "1"), (False, True), (0.0, True), (0.0, math.nan), (0.0,), {0.0, 1.0}]
+)
+def test_bounds_that_are_not_two_numbers_are_refused_when_the_attack_is_made(make, bounds):
+    with pytest.raises(
+        ValueError, match=r": bounds must be \(lower, upper\) with lower < upper, got"
+    ) as raised:
+        make(bounds=bounds)
+    assert "\n" not in str(raised.value)
+
+
 def test_no_number_of_an_attack_or_its_gradient_can_be_true(make):
     parts = [make()]
     while parts:

@@ -283,6 +283,16 @@ def test_what_other_settings_weights_or_images_gave_is_not_gone_on_with_nor_over
     assert out.with_suffix(".json").read_bytes() != kept
 
 
+def test_the_same_eps_and_norm_in_other_words_go_on_with_the_run(tmp_path, models, pictures):
+    out = tmp_path / "curve.png"
+    common = (*pictures, "--model", f"{models}:Linear", "--steps", 2, "--out", out)
+    for eps, norm in (("0.3", "inf"), (".30", "linf")):
+        run = curve(*common, "--eps", eps, "--norm", norm)
+        assert run.exit_code == 0, run.output
+    assert "Going on after 3 images" in run.stdout
+    assert curve(*common, "--eps", ".30", "--norm", "2").exit_code == 2
+
+
 @pytest.mark.parametrize(
     ("before", "after"),
     [
@@ -292,6 +302,8 @@ def test_what_other_settings_weights_or_images_gave_is_not_gone_on_with_nor_over
         (r'"name": "[^"]*"', '"name": "other.png"'),
         (r'"samples": \[[^]]*\]', '"samples": 3'),
         (r'"models": {.*},', '"models": [],'),
+        (r'"settings": {.*},(?=\s+"versions")', '"settings": [1],'),
+        (r'"settings": {.*},(?=\s+"versions")', '"settings": null,'),
     ],
 )
 def test_a_file_in_which_samples_are_not_as_they_were_written_is_refused(

@@ -43,7 +43,7 @@ def test_eps_in_levels_is_taken_for_the_slip_it_is():
 )
 def test_a_step_that_is_longer_than_the_ball_is_wide_is_taken_for_the_slip_it_is(text, eps, hint):
     with pytest.raises(typer.BadParameter, match=hint):
-        parse_step_size(text, eps)
+        parse_step_size(text, eps, math.inf)
 
 
 @pytest.mark.parametrize(
@@ -51,7 +51,11 @@ def test_a_step_that_is_longer_than_the_ball_is_wide_is_taken_for_the_slip_it_is
     [("2/255", 8 / 255, 2 / 255), ("16/255", 8 / 255, 16 / 255), ("0.6", 0.3, 0.6), ("5", 8, 5)],
 )
 def test_a_step_within_the_ball_is_what_was_asked_for(text, eps, step_size):
-    assert parse_step_size(text, eps) == step_size
+    assert parse_step_size(text, eps, math.inf) == step_size
+
+
+def test_a_step_of_norm_0_may_be_of_any_length_since_eps_counts_elements():
+    assert parse_step_size("12", 5, 0) == 12
 
 
 def test_norms_go_by_their_number_or_their_name():

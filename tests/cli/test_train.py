@@ -109,6 +109,8 @@ def test_other_settings_or_a_broken_checkpoint_are_refused_and_no_resume_begins_
         ("--mix", 0.5, "--schedule", "step", "--optimizer", "adamw", "--weight-decay", 0.01),
         ("--autocast", "bf16", "--schedule", "constant", "--lr", 0.01),
         ("--activation", "kwta", "--gamma", 0.25),
+        ("--norm", 0, "--eps", 5),
+        ("--norm", 0, "--eps", 5, "--attack", "fgsm", "--step-size", 12),
     ],
 )
 def test_every_choice_trains(tmp_path, nets, folder, arguments):
@@ -222,7 +224,10 @@ def test_a_folder_with_files_that_no_training_wrote_is_refused(tmp_path, nets, f
             "--step-size: expected a positive number or fraction such as 2/255, got '-1'",
         ),
         (["--step-size", "8"], "a step of 8 leaves it from anywhere; did you mean 8/255?"),
-        (["--norm", "0", "--eps", "5"], "random_start must be left alone for norm 0"),
+        (
+            ["--norm", "0", "--eps", "0.5"],
+            "--eps: for norm 0 it counts elements: expected a whole number of at least 1, got '0.5'",
+        ),
         (["--mix", "0"], "mix must be a number in (0, 1], got 0.0"),
         (["--lr", "nan"], "--lr: expected a positive number, got nan"),
         (["--epochs", "0"], "--epochs"),

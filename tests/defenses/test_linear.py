@@ -325,6 +325,7 @@ def test_the_module_answers_as_the_classifier_for_any_trailing_shape():
         ({"eps": torch.ones(3)}, r"eps must be a number or have shape \[2\], got \[3\]"),
         ({"bounds": (0, 1), "norm": 2}, "bounds have a closed form for norm inf only, got norm 2"),
         ({"bounds": (1, 0)}, r"bounds must be \(lower, upper\) with lower < upper, got \(1, 0\)"),
+        ({"bounds": 5}, r"bounds must be \(lower, upper\) with lower < upper, got 5"),
         ({"bounds": (1, 2)}, r"x must lie within bounds \(1, 2\)"),
     ],
 )
@@ -341,3 +342,13 @@ def test_what_does_not_fit_is_refused_in_one_line(change, message):
     with pytest.raises((TypeError, ValueError), match=f"^worst_case: {message}") as raised:
         worst_case(**arguments)
     assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize("function", [robust_margin, robust_loss, worst_case])
+@pytest.mark.parametrize("wrong", [-0.5, math.nan, math.inf])
+def test_a_radius_out_of_range_is_refused_whether_it_is_a_number_or_a_tensor(function, wrong):
+    w, x, y = torch.ones(3), torch.zeros(2, 3), torch.tensor([1, -1])
+    message = f"^{function.__name__}: eps must be finite and at least 0, got {wrong}$"
+    for eps in (wrong, torch.tensor(wrong), torch.tensor([0.1, wrong])):
+        with pytest.raises(ValueError, match=message):
+            function(w, 0.0, x, y, eps, math.inf)

@@ -143,6 +143,25 @@ def test_a_score_counts_samples_by_their_weights(names):
 X, Y = [[0.0, 1.0], [1.0, 0.0]], [0, 1]
 
 
+@pytest.mark.parametrize("kind", [torch.tensor, np.array, list])
+def test_each_sample_can_have_its_own_radius_of_any_array_kind(kind):
+    classifier = RobustLinearClassifier(l2=0.1).fit(X, Y)
+    reach = classifier.certify(X, Y)
+    assert classifier.robust_score(X, Y, kind([reach[0] + 0.1, reach[1] - 0.1])) == 0.5
+    delta = classifier.worst_case(X, Y, kind([0.0, 0.25]))
+    np.testing.assert_array_equal(delta[0], 0)
+    np.testing.assert_array_equal(delta[1], classifier.worst_case(X, Y, 0.25)[1])
+    assert abs(delta[1]).max() == 0.25
+
+
+def test_one_radius_for_all_may_be_any_scalar():
+    classifier = RobustLinearClassifier(l2=0.1).fit(X, Y)
+    beyond = classifier.certify(X, Y).max() + 0.1
+    for kind in (float, np.float32, torch.tensor, np.array):
+        assert classifier.robust_score(X, Y, kind(beyond)) == 0.0
+        assert classifier.robust_score(X, Y, kind(0.25)) == 1.0
+
+
 @pytest.mark.parametrize(
     ("act", "message"),
     [
@@ -170,6 +189,20 @@ X, Y = [[0.0, 1.0], [1.0, 0.0]], [0, 1]
         (lambda c: c.fit(X, Y).robust_score(X, [[0], [1]]), "certify: y must have shape [2] as X has rows"),
         (lambda c: c.fit(X, Y).robust_score(X, Y, -1), "robust_score: eps must be finite and at least"),
         (lambda c: c.fit(X, Y).robust_score(X, Y, math.nan), "robust_score: eps must be finite and at least"),
+        (
+            lambda c: c.fit(X, Y).robust_score(X, Y, torch.tensor(-0.5)),
+            "robust_score: eps must be finite and",
+        ),
+        (lambda c: c.fit(X, Y).robust_score(X, Y, "0.1"), "robust_score: eps must be finite and at least 0"),
+        (lambda c: c.fit(X, Y).robust_score(X, Y, True), "robust_score: eps must be finite and at least 0"),
+        (
+            lambda c: c.fit(X, Y).worst_case(X, Y, torch.tensor(math.nan)),
+            "worst_case: eps must be finite and",
+        ),
+        (
+            lambda c: c.fit(X, Y).worst_case(X, Y, np.ones(3)),
+            "worst_case: eps must be finite and at least 0, a number or [2] of them, got [1.0, 1.0, 1.0]",
+        ),
         (lambda c: c.fit(X, [1, 1]), "fit: y must have at least 2 classes, got 1"),
         (lambda c: c.predict(X), "decision_function: RobustLinearClassifier must be fitted first: call fit"),
         (lambda c: c.module(), "module: RobustLinearClassifier must be fitted first: call fit"),

@@ -167,13 +167,13 @@ def test_ids_are_given_to_an_attack_that_takes_them_and_to_no_other():
     for attack in (plain, named, partial(named), others, Method()):
         for made in (
             AdversarialLoss(attack).worst_case(model, X, Y, ids),
-            attacked(attack, model, X, Y, ids),
+            attacked("test", attack, model, X, Y, ids),
         ):
             assert torch.equal(made, X)
         Validation([(X, Y, ids)], attack)(model)
     assert len(given) == 3 * 4
     assert all(torch.equal(seen, ids) for seen in given)
-    attacked(named, model, X, Y, None)
+    attacked("test", named, model, X, Y, None)
     assert given[-1] is None
 
 
@@ -196,6 +196,20 @@ def test_the_published_constants():
         assert attack.keep == "last"
 
 
+@pytest.mark.parametrize("steps", [0, -1, 2.5, float("inf"), True, "7"])
+def test_steps_that_are_no_count_are_named(steps):
+    with pytest.raises(ValueError, match=r"^madry_pgd: steps must be an integer of at least 1, got "):
+        madry_pgd(0.1, steps=steps)
+
+
+@pytest.mark.parametrize("make", [fast_fgsm, madry_pgd])
+def test_for_norm_0_no_more_than_eps_elements_change_and_the_loss_rises(make):
+    model = without_dropout().eval()
+    x_adv = make(5, norm=0)(model, X, Y)
+    assert ((x_adv != X).flatten(1).sum(1) <= 5).all()
+    assert F.cross_entropy(model(x_adv), Y) > F.cross_entropy(model(X), Y)
+
+
 @pytest.mark.parametrize(
     ("change", "error", "message"),
     [
@@ -210,3 +224,21 @@ def test_the_published_constants():
 def test_settings_that_are_none_are_refused(change, error, message):
     with pytest.raises(error, match=message):
         AdversarialLoss(**{"attack": None} | change)
+
+
+@pytest.mark.parametrize(
+    ("attack", "error", "got"),
+    [
+        (pgd().run, TypeError, "AttackResult"),
+        (lambda model, x, y: None, TypeError, "NoneType"),
+        (lambda model, x, y: x[:1], ValueError, r"\[1, 3, 8, 8\]"),
+        (lambda model, x, y: x.flatten(1), ValueError, r"\[6, 192\]"),
+    ],
+)
+def test_an_attack_that_returns_something_else_is_told_what_is_wanted(attack, error, got):
+    model = without_dropout()
+    wanted = r"attack must return the adversarial samples, a tensor of the shape of x, \[6, 3, 8, 8\]"
+    with pytest.raises(error, match=f"^AdversarialLoss: {wanted}, got {got}$"):
+        AdversarialLoss(attack)(model, X, Y)
+    with pytest.raises(error, match=f"^Validation: {wanted}, got {got}$"):
+        Validation([(X, Y)], attack)(model)

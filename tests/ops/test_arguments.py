@@ -54,6 +54,9 @@ def three(**replaced):
         ({"norm": True}, ValueError, "norm must be 0, at least 1, .*, got True"),
         ({"norm": math.nan}, ValueError, "norm must be 0, at least 1, .*, got nan"),
         ({"bounds": (1.0, 0.0)}, ValueError, r"bounds must be \(lower, upper\) with lower < upper"),
+        ({"bounds": 5}, ValueError, r"bounds must be \(lower, upper\) with lower < upper"),
+        ({"bounds": ("0", "1")}, ValueError, r"bounds must be \(lower, upper\) with lower < upper"),
+        ({"bounds": (False, True)}, ValueError, r"bounds must be \(lower, upper\) with lower < upper"),
         ({"rule": "sign"}, ValueError, "rule must be 'steepest' or 'gradient', got 'sign'"),
         ({"active": torch.ones(3)}, RuntimeError, "active must be"),
         (

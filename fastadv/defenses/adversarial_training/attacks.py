@@ -4,8 +4,9 @@ import math
 
 import torch
 
-from fastadv._checks import Bounds
+from fastadv._checks import Bounds, norm_number
 from fastadv.attacks import PGD
+from fastadv.attacks.attack import check_counts
 from fastadv.attacks.schedules import ConstantStep
 
 
@@ -24,18 +25,18 @@ def fast_fgsm(
     attack and no other. A validation with `PGD` tells.
 
     Args:
-        eps: radius of the ball.
-        norm: 1 <= norm <= inf.
-        step_size: in the units of x; None is their 1.25 * eps.
+        eps: radius of the ball; for norm 0 a number of elements.
+        norm: 0, or 1 <= norm <= inf. For norm 0, of which they say nothing, there is no random start.
+        step_size: in the units of x; None is their 1.25 * eps, or for norm 0 that of `PGD`.
         bounds, autocast, seed: as in `PGD`; a generator as seed gives each batch random starts of its own.
     """
-    step = ConstantStep(1.25) if step_size is None else step_size
+    start, step = _start_and_step(norm, ConstantStep(1.25))
     return PGD(
         eps=eps,
         norm=norm,
         steps=1,
-        step_size=step,
-        random_start=True,
+        step_size=step if step_size is None else step_size,
+        random_start=start,
         early_stop=False,
         keep="last",
         bounds=bounds,
@@ -60,22 +61,29 @@ def madry_pgd(
     `madry_pgd(0.3, steps=40, step_size=0.01)` for MNIST. As theirs it gives the last iterate.
 
     Args:
-        eps: radius of the ball.
-        norm: 1 <= norm <= inf.
+        eps: radius of the ball; for norm 0 a number of elements.
+        norm: 0, or 1 <= norm <= inf. For norm 0, of which they say nothing, there is no random start.
         steps: gradient evaluations, at least 1.
-        step_size: in the units of x; None is 2.5 * eps / steps, which crosses the ball.
+        step_size: in the units of x; None is 2.5 * eps / steps, which crosses the ball, or for norm 0 that of
+            `PGD`.
         bounds, autocast, seed: as in `PGD`; a generator as seed gives each batch random starts of its own.
     """
-    step = ConstantStep(2.5 / max(steps, 1)) if step_size is None else step_size
+    check_counts("madry_pgd", steps=steps)
+    start, step = _start_and_step(norm, ConstantStep(2.5 / steps))
     return PGD(
         eps=eps,
         norm=norm,
         steps=steps,
-        step_size=step,
-        random_start=True,
+        step_size=step if step_size is None else step_size,
+        random_start=start,
         early_stop=False,
         keep="last",
         bounds=bounds,
         autocast=autocast,
         seed=seed,
     )
+
+
+def _start_and_step(norm: float, step: ConstantStep) -> tuple[bool | None, ConstantStep | None]:
+    """Whether to start at random, and the step; for norm 0, where neither holds, what `PGD` itself does."""
+    return (None, None) if norm_number(norm) == 0 else (True, step)

@@ -28,9 +28,22 @@ def takes_ids(attack: MakeAdversarial | None) -> bool:
     return any(each.name == "ids" or each.kind == each.VAR_KEYWORD for each in parameters)
 
 
-def attacked(attack: MakeAdversarial, model: nn.Module, x: Tensor, y: Tensor, ids: Tensor | None) -> Tensor:
-    """What an attack makes of a batch, told the samples' ids where there are some and it takes them."""
-    return attack(model, x, y, **({"ids": ids} if ids is not None and takes_ids(attack) else {}))
+def attacked(
+    name: str, attack: MakeAdversarial, model: nn.Module, x: Tensor, y: Tensor, ids: Tensor | None
+) -> Tensor:
+    """What an attack makes of a batch, told the samples' ids where there are some and it takes them.
+
+    Raises TypeError and ValueError, `name` first, where that is no batch like x.
+    """
+    x_adv: object = attack(model, x, y, **({"ids": ids} if ids is not None and takes_ids(attack) else {}))
+    wanted = (
+        f"{name}: attack must return the adversarial samples, a tensor of the shape of x, {list(x.shape)}"
+    )
+    if not isinstance(x_adv, Tensor):
+        raise TypeError(f"{wanted}, got {type(x_adv).__name__}")
+    if x_adv.shape != x.shape:
+        raise ValueError(f"{wanted}, got {list(x_adv.shape)}")
+    return x_adv
 
 
 class Evaluated(NamedTuple):
@@ -121,6 +134,9 @@ class AdversarialLoss:
             ids: [B] int64: which random numbers each sample gets; None is as the attack numbers them. With
                 ids a sample's start does not depend on how batches are cut. An attack that takes none is
                 given none.
+
+        Raises:
+            TypeError, ValueError: the attack returns no tensor of the shape of x.
         """
         seen = self.worst_case(model, x, y, ids)
         both = self.mix < 1 and self.attack is not None
@@ -140,4 +156,4 @@ class AdversarialLoss:
         if self.attack is None:
             return x
         net = model.module if isinstance(model, DistributedDataParallel) else model
-        return attacked(self.attack, net, x, y, ids).detach()
+        return attacked("AdversarialLoss", self.attack, net, x, y, ids).detach()

@@ -47,13 +47,13 @@ class Validation:
         """The accuracy of the model, in eval mode; it is left in the modes that it was in.
 
         Raises:
-            ValueError: the loader gives no samples.
+            TypeError, ValueError: the loader gives no batches or samples, or the attack no batch like x.
         """
         device = device_of(model)
         counts = torch.zeros(3, dtype=torch.int64, device=device)
         for batch in self.loader:
             x, y, ids = unpacked("Validation", batch, device)
-            x_adv = attacked(self.attack, model, x, y, ids)
+            x_adv = attacked("Validation", self.attack, model, x, y, ids)
             with undisturbed(model), torch.no_grad():
                 right, robust = (model(seen).argmax(1) == y for seen in (x, x_adv))
             counts += torch.stack(
