@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from benchmarks.inputs import NORMS
 from benchmarks.race import Call, Enter, Notes, Race
-from benchmarks.test_pgd import STEPS, model_only, pgd_by_hand
+from benchmarks.test_pgd import STEPS, mean_losses, model_only, pgd_by_hand, skip_without, torchattacks_pgd
 from fastadv import PGD
 from fastadv.models import cifar_resnet18
 
@@ -31,16 +31,6 @@ CASES: dict[str, tuple[Make, tuple[int, ...]]] = {
     "ResNet-18 batch 512": (cifar_resnet18, (512, 3, 32, 32)),
     "ResNet-50 batch 64": (imagenet_resnet50, (64, 3, 224, 224)),
 }
-
-
-def torchattacks_call(
-    model: nn.Module, x: Tensor, y: Tensor, norm: str, eps: float, step_size: float
-) -> Tensor:
-    """The same attack by torchattacks 3.5.1."""
-    import torchattacks  # not everywhere
-
-    attack = torchattacks.PGD if norm == "inf" else torchattacks.PGDL2
-    return attack(model, eps=eps, alpha=step_size, steps=STEPS, random_start=False)(x, y)
 
 
 def foolbox_call(model: nn.Module, x: Tensor, y: Tensor, norm: str, eps: float, step_size: float) -> Tensor:
@@ -82,23 +72,15 @@ def race(model: nn.Module, shape: tuple[int, ...], norm: str, device: str) -> Ra
         "by hand": lambda: by_hand_call(model, x, y, norm, eps, step_size),
         "model only": lambda: model_only(model, x, y),
     }
-    for name, package, call in (
-        ("torchattacks", "torchattacks", torchattacks_call),
-        ("Foolbox", "foolbox", foolbox_call),
-    ):
-        if find_spec(package):
-            calls[name] = lambda call=call: call(model, x, y, norm, eps, step_size)
+    budget = {"eps": eps, "step_size": step_size}
+    if find_spec("torchattacks"):
+        calls["torchattacks"] = lambda: torchattacks_pgd(model, x, y, **budget, norm=norm)
+    if find_spec("foolbox"):
+        calls["Foolbox"] = lambda: foolbox_call(model, x, y, norm, **budget)
 
     def check(results: dict[str, Tensor]) -> Notes:
         """No mean loss is a hundredth higher: on a GPU convolutions differ from run to run."""
-        with torch.no_grad():
-            losses = {
-                name: F.cross_entropy(model(x_adv), y).item()
-                for name, x_adv in results.items()
-                if name != "model only"
-            }
-        assert losses["fastadv"] >= 0.99 * max(losses.values()), losses
-        return {name: {"mean_loss": loss} for name, loss in losses.items()}
+        return mean_losses(model, y, results, share=0.99)
 
     return Race(calls, check)
 
@@ -110,9 +92,8 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 @pytest.mark.parametrize("contender", CONTENDERS)
 def test_pgd(contender: str, norm: str, case: str, device: str, enter: Enter) -> None:
-    package = contender.lower()
-    if contender in ("torchattacks", "Foolbox") and find_spec(package) is None:
-        pytest.skip(f"not installed: {package}")
+    if contender in ("torchattacks", "Foolbox"):
+        skip_without(contender.lower())
 
     def make() -> Race:
         torch.manual_seed(0)

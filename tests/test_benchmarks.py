@@ -13,7 +13,7 @@ import torch
 from rich.console import Console
 
 import fastadv
-from benchmarks import inputs, race, report, targets
+from benchmarks import inputs, race, report, targets, test_end_to_end
 
 ROOT = Path(__file__).parents[1]
 
@@ -229,6 +229,17 @@ def name_of_test(group: str, contender: str, attacks: str) -> str:
     if operator == "project":
         return f"test_project_{case[0].replace('.', '_')}[{dtype}-{contender}]"
     return f"test_{operator}[{'-'.join([dtype, *case, contender])}]"
+
+
+@pytest.mark.parametrize("norm", ["inf", "2"])
+def test_all_end_to_end_contenders_make_the_same_attack(norm: str) -> None:
+    """On a net that is cheap enough for a CPU; their own benchmark is for a GPU."""
+    entered = test_end_to_end.race(inputs.tiny_cnn(), (4, 3, 32, 32), norm, "cpu")
+    wanted = {name for name in ("torchattacks", "foolbox") if find_spec(name)}
+    assert {name.lower() for name in entered.contenders} == wanted | {"fastadv", "by hand", "model only"}
+    notes = entered.check({name: call() for name, call in entered.contenders.items()})
+    assert notes is not None
+    assert notes.keys() == entered.contenders.keys() - {"model only"}
 
 
 FAULTS = """
